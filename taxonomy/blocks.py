@@ -1,0 +1,109 @@
+"""How sublayers are wired to the residual stream."""
+
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+
+from taxonomy import registry
+from taxonomy.layers.context import Context
+from taxonomy.layers.params import dropout
+from taxonomy.registry import Component, Norm, Sublayer, component, formula
+
+
+class Block(nn.Module, kw_only=True):
+    """A wiring of sublayers. `dropout` acts on what each sublayer adds to the stream."""
+
+    sublayers: tuple[Sublayer, ...]
+    norm: Norm
+    dropout: float = 0.0
+
+    leaves_stream_unnormalised = True
+
+    def check(self) -> None:
+        if not self.sublayers:
+            raise ValueError("needs at least one sublayer, such as pre(attention, mlp)")
+
+    def _named(self) -> Iterator[tuple[str, Component]]:
+        """Each sublayer with a name of its own."""
+        labels = [s.label for s in self.sublayers]
+        for i, (label, sublayer) in enumerate(zip(labels, self.sublayers, strict=True)):
+            earlier = labels[:i].count(label)
+            yield (f"{label}_{earlier + 1}" if earlier else label), sublayer
+
+    def _normed(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        return registry.instantiate(self.norm, name=name)(x_BTD)
+
+    def _apply(self, name: str, sublayer: Component, x_BTD: jax.Array, context: Context) -> jax.Array:
+        y_BTD = registry.instantiate(sublayer, name=name)(x_BTD, context)
+        return dropout(self, y_BTD, self.dropout, context.train)
+
+
+@component("pre", kind="block", paper="Radford et al. 2019; Xiong et al. 2020, arXiv:2002.04745")
+class PreNorm(Block):
+    """x + f(norm(x)) for each sublayer f in turn."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        for name, sublayer in self._named():
+            x_BTD = x_BTD + self._apply(name, sublayer, self._normed(f"{name}_norm", x_BTD), context)
+        return x_BTD
+
+
+@component("post", kind="block", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.1")
+class PostNorm(Block):
+    """norm(x + f(x)) for each sublayer f in turn."""
+
+    leaves_stream_unnormalised = False
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        for name, sublayer in self._named():
+            x_BTD = self._normed(f"{name}_norm", x_BTD + self._apply(name, sublayer, x_BTD, context))
+        return x_BTD
+
+
+@component("sandwich", kind="block", paper="Ding et al. 2021, arXiv:2105.13290, section 2.4")
+class SandwichNorm(Block):
+    """x + norm(f(norm(x))) for each sublayer f in turn."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        for name, sublayer in self._named():
+            y_BTD = self._apply(name, sublayer, self._normed(f"{name}_norm", x_BTD), context)
+            x_BTD = x_BTD + self._normed(f"{name}_post_norm", y_BTD)
+        return x_BTD
+
+
+@component("parallel", kind="block", paper="Wang & Komatsuzaki 2021; Chowdhery et al. 2022, arXiv:2204.02311, section 2")
+class Parallel(Block):
+    """x + sum of f(norm(x)) over all sublayers, with one norm for all or (`shared_norm=False`) one for each."""
+
+    shared_norm: bool = True
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        shared_BTD = self._normed("norm_1", x_BTD) if self.shared_norm else None
+        y_BTD = x_BTD
+        for name, sublayer in self._named():
+            normed_BTD = shared_BTD if self.shared_norm else self._normed(f"{name}_norm", x_BTD)
+            y_BTD = y_BTD + self._apply(name, sublayer, normed_BTD, context)
+        return y_BTD
+
+
+@component("deepnorm", kind="block", paper="Wang et al. 2022, arXiv:2203.00555, Figure 2")
+class DeepNorm(Block):
+    """norm(alpha x + f(x)), with the value, feed-forward and output projections of f initialised beta times smaller."""
+
+    alpha: float = formula("(2*layers)**0.25")
+    beta: float = formula("(8*layers)**-0.25")
+
+    leaves_stream_unnormalised = False
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        for name, sublayer in self._named():
+            smaller = Component("init", "depth_scaled", (("base", sublayer["initializer"]), ("gain", self.beta)))
+            y_BTD = self._apply(name, sublayer.replace(initializer=smaller), x_BTD, context)
+            x_BTD = self._normed(f"{name}_norm", self.alpha * x_BTD + y_BTD)
+        return x_BTD

@@ -1,0 +1,175 @@
+"""Batches of what an objective makes of the tokens. A batch is a pure function of (seed, index), so the state is a number.
+
+A batch is a dict of arrays, a row an example: `tokens`, `targets`, `positions`, `segments`, int32 [B, T], and `weights`, float32
+[B, T]. With an encoder also `inputs`, `input_positions`, `input_segments` [B, I]. Where the objective gives them: `prefix`, bool
+[B, T]; `order` [B, T]; `input_targets` and `input_weights` [B, I]; `part` [B]. `taxonomy.objectives.objective.Example` says what
+they mean. Which there are, and their shapes, is the same for all batches. Padding is 0 everywhere, in segments too.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from taxonomy.data.pipeline import Batch, ahead, share, shuffled
+from taxonomy.data.tokenizers import Tokenizer
+from taxonomy.errors import UserError
+from taxonomy.objectives.objective import Example, Lengths, Objective, Specials
+
+
+def specials(tokenizer: Tokenizer, vocab: int, **given) -> Specials:
+    """What objectives must know of a tokenizer, for a model of `vocab` ids; `given` fields of `Specials` replace what is found.
+
+    A token begins a word when its text begins with white space, and ends a sentence when its text, without white space behind
+    it, ends with a full stop, an exclamation or a question mark, or when it is a line's end.
+    """
+    # Behind another token, because some tokenizers leave out white space at the beginning of a text.
+    before = tokenizer.encode("a")
+    stem = len(tokenizer.decode(before))
+    texts = [tokenizer.decode([*before, token])[stem:] for token in range(tokenizer.vocab_size)]
+    found = dict(
+        start=tokenizer.document_start,
+        used=tokenizer.vocab_size,
+        sentence_ends=tuple(i for i, text in enumerate(texts) if text.rstrip().endswith((".", "!", "?")) or text.endswith("\n")),
+        word_starts=np.array([text[:1].isspace() for text in texts]),
+        decode=tokenizer.decode,
+        encode=tokenizer.encode,
+    )
+    return Specials(vocab=vocab, **(found | given))
+
+
+class Examples:
+    """Training examples in an order shuffled anew each epoch.
+
+    Example i of the endless stream belongs to epoch i // len(examples), and its randomness comes from (seed, i). Windows hold the
+    tokens that the objective needs, one after the other, so that an epoch uses every token; the last tokens of the split, too few
+    to fill a window, are left out. Where the objective takes whole documents, an example is made of each.
+    """
+
+    def __init__(self, tokens: np.ndarray, objective: Objective, specials: Specials, lengths: Lengths, seed: int):
+        """`tokens` [N] in memory or mapped.
+
+        Raises UserError when the split is shorter than one window, or has no document where documents are taken, when the lengths
+        are too short for the objective, and when the vocabulary has not enough free ids.
+        """
+        self._tokens_N, self._objective, self._specials, self._lengths = tokens, objective, specials, lengths
+        self._seed = seed
+        self._places = _places(tokens, objective, specials, lengths)
+        if len(self) < 1:
+            size = objective.needs(lengths)
+            wanted = "not a document" if objective.unit == "document" else f"fewer than one example's {size} (with {lengths})"
+            raise UserError(f"data: the train split has {len(tokens)} tokens, {wanted}: use more text or shorter lengths")
+        self._order = shuffled(len(self), seed)
+
+    def __len__(self) -> int:
+        """Examples in an epoch."""
+        return len(self._places)
+
+    def batch(self, first: int, count: int, host: int = 0, hosts: int = 1) -> Batch:
+        """Examples first..first+count of the stream, or the part of them that falls to one host.
+
+        Arrays [count/hosts, ...]; the hosts' arrays concatenated are the arrays of a single host.
+        """
+        return arrange([self._example(i) for i in share(first, count, host, hosts)], self._objective, self._lengths)
+
+    def _example(self, index: int) -> Example:
+        begin, stop = self._places[self._order[index]]
+        generator = np.random.default_rng((self._seed, index))
+        return self._objective.example(self._tokens_N[begin:stop], generator, self._specials, self._lengths)
+
+    def stream(self, schedule: Iterable[tuple[int, int]], host: int = 0, hosts: int = 1, prefetch: int = 2) -> Iterator[Batch]:
+        """The batches of a schedule of (first, count), see `pipeline.ahead`."""
+        return ahead(lambda first, count: self.batch(first, count, host, hosts), schedule, prefetch)
+
+
+def evaluation_examples(
+    tokens: np.ndarray, objective: Objective, specials: Specials, lengths: Lengths, batch_size: int, seed: int = 0
+) -> Iterator[Batch]:
+    """Batches [batch_size, ...] over `tokens` [N] in order, the last tokens and rows padded. Raises UserError as `Examples`."""
+    places = _places(tokens, objective, specials, lengths, whole=False)
+    if not len(places):
+        raise UserError(f"data: the split to evaluate has {len(tokens)} tokens; at least 2 are needed to make an example")
+    for first in range(0, len(places), batch_size):
+        examples = [
+            objective.example(tokens[begin:stop], np.random.default_rng((seed, first + i)), specials, lengths)
+            for i, (begin, stop) in enumerate(places[first : first + batch_size])
+        ]
+        yield arrange(examples, objective, lengths, rows=batch_size)
+
+
+def _places(tokens: np.ndarray, objective: Objective, specials: Specials, lengths: Lengths, whole: bool = True) -> "_Places":
+    size = objective.needs(lengths)
+    if extras := objective.extras(lengths):
+        specials.extra(extras - 1)
+    if objective.unit == "document":
+        edges = np.append(np.flatnonzero(np.asarray(tokens) == specials.start), len(tokens))
+        bounds = np.stack([edges[:-1], edges[1:]], axis=1)
+        # A document of nothing but its start makes no example.
+        return bounds[bounds[:, 1] - bounds[:, 0] > 1]
+    return _Windows(len(tokens), size, size - objective.overlap, whole)
+
+
+class _Windows(Sequence):
+    """Begin and end of windows of `size` tokens, `stride` apart; unless `whole`, one that has only 2 is a window too."""
+
+    def __init__(self, tokens: int, size: int, stride: int, whole: bool):
+        self._tokens, self._size, self._stride, self._least = tokens, size, stride, size if whole else 2
+
+    def __len__(self) -> int:
+        return max(0, (self._tokens - self._least) // self._stride + 1)
+
+    def __getitem__(self, window):
+        if isinstance(window, slice):
+            return [self[i] for i in range(*window.indices(len(self)))]
+        begin = window * self._stride
+        return begin, min(begin + self._size, self._tokens)
+
+
+_Places = np.ndarray | _Windows
+
+
+def arrange(examples: Sequence[Example], objective: Objective, lengths: Lengths, rows: int | None = None) -> Batch:
+    """Examples as the rows of a batch, padded to the lengths, and with empty rows up to `rows`."""
+    rows = len(examples) if rows is None else rows
+    batch = {name: np.zeros((rows, lengths.context), np.int32) for name in ("tokens", "targets", "positions", "segments")}
+    batch["weights"] = np.zeros((rows, lengths.context), np.float32)
+    if objective.coordinates > 1:
+        batch["positions"] = np.zeros((rows, lengths.context, objective.coordinates), np.int32)
+    if lengths.inputs is not None:
+        batch |= {name: np.zeros((rows, lengths.inputs), np.int32) for name in ("inputs", "input_positions", "input_segments")}
+        if "input_targets" in objective.gives:
+            batch["input_targets"] = np.zeros((rows, lengths.inputs), np.int32)
+            batch["input_weights"] = np.zeros((rows, lengths.inputs), np.float32)
+    elif "prefix" in objective.gives:
+        batch["prefix"] = np.zeros((rows, lengths.context), bool)
+    if "order" in objective.gives:
+        batch["order"] = np.zeros((rows, lengths.context), np.int32)
+    if "part" in objective.gives:
+        batch["part"] = np.zeros(rows, np.int32)
+    for row, example in enumerate(examples):
+        for name, value in _fields(example).items():
+            _write(batch[name], row, value, name)
+    return batch
+
+
+def _fields(example: Example) -> Batch:
+    """What an example says, by the names of a batch, defaults filled in."""
+    fields = {name: value for name, value in vars(example).items() if value is not None}
+    place_T = np.arange(len(example.tokens))
+    defaults = {"positions": place_T, "segments": np.ones_like(place_T)}
+    if example.inputs is not None:
+        place_I = np.arange(len(example.inputs))
+        defaults |= {"input_positions": place_I, "input_segments": np.ones_like(place_I)}
+    return defaults | fields
+
+
+def _write(array: np.ndarray, row: int, value: np.ndarray | int, name: str) -> None:
+    if array.ndim == 1:
+        array[row] = value
+        return
+    if len(value) > array.shape[1]:
+        raise ValueError(f"{name}: an example has {len(value)}, a row has room for {array.shape[1]}")
+    if array.ndim == 3 and value.ndim == 1:
+        # A position of one number beside those of two.
+        array[row, : len(value), 0] = value
+    else:
+        array[row, : len(value)] = value

@@ -1,0 +1,10 @@
+"""Flax modules, one idea a file.
+
+Arrays carry their shape in their name, one letter a dimension:
+
+    B batch        T time (queries)     S time (keys)       D d_model        F d_ff
+    H heads        G key-value heads    R heads per G       K head_dim       V vocabulary
+    N any number of tokens
+
+`x_BTD` is the residual stream. Its dtype is the compute dtype: parameters are float32 and cast where they are used.
+"""

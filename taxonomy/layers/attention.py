@@ -1,0 +1,156 @@
+"""Attention to the stream itself or to an encoder, with one key-value head per query head, per group of them, or for all."""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+from taxonomy import registry
+from taxonomy.layers.cache import cached, remembered
+from taxonomy.layers.context import Context
+from taxonomy.layers.params import declare, dropout, project
+from taxonomy.layers.positions import Bias
+from taxonomy.ops import attention as ops
+from taxonomy.registry import Annotated, Component, Init, Mask, Norm, Position, component, formula
+
+Temperature = Annotated[Component, ("temperature",)]
+
+
+class Attention(nn.Module, kw_only=True):
+    """Queries, keys and values from x, positions, masked softmax, and the output projection.
+
+    With source="encoder" keys and values come from the encoder's memory, and positions play no part.
+    """
+
+    position: Position
+    mask: Mask
+    initializer: Init
+    bias: bool = False
+    out_bias: bool | None = None
+    qk_norm: Norm | None = None
+    qk_norm_per_head: bool = False
+    qk_norm_after_position: bool = False
+    temperature: Temperature | None = None
+    softcap: float | None = None
+    scale: float = formula("head_dim**-0.5")
+    dropout: float = 0.0
+    source: Literal["self", "encoder"] = "self"
+
+    def check(self) -> None:
+        if min(self.heads, self.groups, self.head_dim) < 1:
+            raise ValueError(f"heads={self.heads}, kv_heads={self.groups}, head_dim={self.head_dim} must be at least 1")
+        if self.heads % self.groups:
+            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.groups}")
+        if getattr(self.position, "name", "") == "rope":
+            dims = self.position["dims"] or self.head_dim
+            if dims > self.head_dim or dims % 2:
+                raise ValueError(f"rope rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it")
+        if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
+            raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
+
+    @property
+    def groups(self) -> int:
+        """Key-value heads."""
+        return self.kv_heads
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        d_model = x_BTD.shape[-1]
+        q_BTHK = self._heads(x_BTD, "query", "heads", self.heads)
+        if self.source == "encoder":
+            return self._out(self._across(q_BTHK, context), d_model)
+        k_BTGK = self._heads(x_BTD, "key", "kv_heads", self.groups)
+        v_BTGK = self._heads(x_BTD, "value", "kv_heads", self.groups)
+        if not self.qk_norm_after_position:
+            q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
+        position = registry.instantiate(self.position, name="position")
+        q_BTHK, k_BTGK, bias = position.attend(q_BTHK, k_BTGK, context, self.scale)
+        if self.qk_norm_after_position:
+            q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
+        if self.temperature is not None:
+            q_BTHK = registry.instantiate(self.temperature)(q_BTHK, context.positions_BT)
+
+        scores = self._scores(bias, context)
+        keys = cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
+        y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
+        return self._out(y_BTHK, d_model)
+
+    def _across(self, q_BTHK: jax.Array, context: Context) -> jax.Array:
+        """Attention of the decoder to the encoder's memory, whose keys and values are computed once while decoding."""
+        memory = context.memory
+        brought = None
+        if memory is not None:
+            k_BSGK = self._heads(memory.x_BSD, "key", "kv_heads", self.groups)
+            v_BSGK = self._heads(memory.x_BSD, "value", "kv_heads", self.groups)
+            brought = (k_BSGK, v_BSGK, memory.positions_BS)
+        keys = remembered(self, brought, None if memory is None else memory.segments_BS, context)
+        segments_BT = None if keys.segments_BS is None else context.segments_BT
+        return ops.attend(q_BTHK, context.positions_BT, segments_BT, keys, self._scores(None, context), "reference")
+
+    def _scores(self, bias: Bias | None, context: Context) -> ops.Scores:
+        drop = functools.partial(dropout, self, rate=self.dropout, train=context.train)
+        return ops.Scores(registry.instantiate(self.mask), self.scale, bias, self.softcap, drop if self.dropout else None)
+
+    def _out(self, y_BTHK: jax.Array, d_model: int) -> jax.Array:
+        shape, axes = (self.heads, self.head_dim, d_model), ("heads", "head_dim", "embed")
+        kernel = declare(self, "out", shape, axes, "residual", self.initializer, inputs=2)
+        has_bias = self.bias if self.out_bias is None else self.out_bias
+        out_bias = declare(self, "bias_D", (d_model,), ("embed",), "bias") if has_bias else None
+        return project(y_BTHK, kernel, out_bias, inputs=2)
+
+    def _normed(self, q_BTHK: jax.Array, k_BTGK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.qk_norm is None:
+            return q_BTHK, k_BTGK
+        q_axes, k_axes = (("heads", "head_dim"), ("kv_heads", "head_dim")) if self.qk_norm_per_head else (("head_dim",),) * 2
+        q_BTHK = registry.instantiate(self.qk_norm, name="query_norm")(q_BTHK, q_axes)
+        return q_BTHK, registry.instantiate(self.qk_norm, name="key_norm")(k_BTGK, k_axes)
+
+    def _heads(self, x_BTD: jax.Array, name: str, axis: str, heads: int) -> jax.Array:
+        shape = (x_BTD.shape[-1], heads, self.head_dim)
+        kernel = declare(self, name, shape, ("embed", axis, "head_dim"), name, self.initializer)
+        bias = declare(self, f"{name}_bias", shape[1:], (axis, "head_dim"), "bias") if self.bias else None
+        return project(x_BTD, kernel, bias)
+
+    def attention_flops(self, context: int) -> float:
+        """Forward FLOPs per token of the scores and the weighted sum, in a document of `context` tokens."""
+        mask = registry.instantiate(self.mask)
+        position = registry.instantiate(self.position, parent=None).distance_flops(mask, context, self.heads, self.head_dim)
+        return 4 * self.heads * self.head_dim * mask.mean_span(context) + position
+
+    def cache_elements(self) -> int:
+        """Numbers kept per token while decoding."""
+        return 2 * self.groups * self.head_dim
+
+
+@component("mha", kind="attention", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2")
+class MultiHeadAttention(Attention):
+    """Every query head has its own keys and values."""
+
+    heads: int
+    head_dim: int = formula("d_model / heads")
+
+    @property
+    def groups(self) -> int:
+        return self.heads
+
+
+@component("mqa", kind="attention", paper="Shazeer 2019, arXiv:1911.02150, section 3")
+class MultiQueryAttention(Attention):
+    """All query heads share one head of keys and values."""
+
+    heads: int
+    head_dim: int = formula("d_model / heads")
+
+    @property
+    def groups(self) -> int:
+        return 1
+
+
+@component("gqa", kind="attention", paper="Ainslie et al. 2023, arXiv:2305.13245")
+class GroupedQueryAttention(Attention):
+    """Groups of query heads share one head of keys and values."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int = formula("d_model / heads")

@@ -1,0 +1,39 @@
+"""What every sublayer is told besides the residual stream."""
+
+import jax
+from flax import struct
+
+
+@struct.dataclass
+class Memory:
+    """What the encoder made of the inputs, and where its tokens stand; see `Context`."""
+
+    x_BSD: jax.Array
+    positions_BS: jax.Array
+    segments_BS: jax.Array | None = None
+
+
+@struct.dataclass
+class Context:
+    """One batch's coordinates, the same for all layers.
+
+    positions_BT: position of each token in its own document; -1 marks padding while decoding.
+    segments_BT: document number within a packed row (0 is padding), or None when every row is one document.
+    prefix_BT: tokens that all tokens of their document may see under the mask `prefix`, or None when there are none.
+    types_BT: which part of the input a token belongs to, such as the first or second sentence; None when there is one part.
+    memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
+    relative_NH: the table of relative positions that a stack's layers share, or None.
+    train: dropout is active.
+    cache_length: tokens a decoding cache must hold, or None when keys and values are not cached.
+    attention: name of the attention implementation, see `ops.attention`.
+    """
+
+    positions_BT: jax.Array
+    segments_BT: jax.Array | None = None
+    prefix_BT: jax.Array | None = None
+    types_BT: jax.Array | None = None
+    memory: Memory | None = None
+    relative_NH: jax.Array | None = None
+    train: bool = struct.field(pytree_node=False, default=False)
+    cache_length: int | None = struct.field(pytree_node=False, default=None)
+    attention: str = struct.field(pytree_node=False, default="auto")

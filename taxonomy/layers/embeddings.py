@@ -1,0 +1,57 @@
+"""Token embeddings."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taxonomy import registry
+from taxonomy.layers.context import Context
+from taxonomy.layers.params import declare, dropout, project
+from taxonomy.registry import Init, Norm, Position, component, formula
+
+
+@component("table", kind="embedding", paper="Bengio et al. 2003; Press & Wolf 2016, arXiv:1608.05859")
+class EmbeddingTable(nn.Module):
+    """A vector for each token, times `scale`, plus those of its position and (with `types`) its part, then a norm and dropout.
+
+    Vectors of another `width` than the model's are projected to it (Lan et al. 2019, arXiv:1909.11942, section 3.1).
+    """
+
+    position: Position
+    initializer: Init
+    scale: float = 1.0
+    norm: Norm | None = None
+    dropout: float = 0.0
+    vocab: int = formula("vocab")
+    d_model: int = formula("d_model")
+    width: int = formula("d_model")
+    types: int = 0
+
+    def setup(self):
+        self.table_VD = declare(self, "table", (self.vocab, self.width), ("vocab", "embed"), "embedding", self.initializer)
+        if self.width != self.d_model:
+            shape = (self.width, self.d_model)
+            self.project_WD = declare(self, "project", shape, (None, "embed"), "residual", self.initializer)
+        if self.types:
+            self.types_ND = declare(self, "types", (self.types, self.d_model), (None, "embed"), "embedding", self.initializer)
+        # The encoder beside a decoder has positions and a norm of its own; what is not called has no parameters.
+        self.positions, self.encoder_positions = registry.instantiate(self.position), registry.instantiate(self.position)
+        if self.norm is not None:
+            self.table_norm, self.encoder_table_norm = registry.instantiate(self.norm), registry.instantiate(self.norm)
+
+    def __call__(self, tokens_BT: jax.Array, context: Context, dtype: jnp.dtype, beside: bool = False) -> jax.Array:
+        """The residual stream (B, T, D) that a stack begins with; `beside`: it is the encoder beside a decoder."""
+        # Gathering from a table whose features are sharded makes XLA replicate the output; gather the features first.
+        table_VD = nn.with_logical_constraint(self.table_VD.astype(dtype), ("vocab", None))
+        x_BTD = table_VD[tokens_BT]
+        if self.scale != 1.0:
+            x_BTD = x_BTD * jnp.asarray(self.scale, dtype)
+        if self.width != self.d_model:
+            x_BTD = project(x_BTD, self.project_WD)
+        x_BTD = (self.encoder_positions if beside else self.positions).embed(x_BTD, context.positions_BT)
+        if self.types:
+            types_BT = jnp.zeros_like(tokens_BT) if context.types_BT is None else context.types_BT
+            x_BTD = x_BTD + self.types_ND.astype(dtype)[types_BT]
+        if self.norm is not None:
+            x_BTD = (self.encoder_table_norm if beside else self.table_norm)(x_BTD)
+        return dropout(self, x_BTD, self.dropout, context.train)

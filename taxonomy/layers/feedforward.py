@@ -1,0 +1,165 @@
+"""Feed-forward sublayers: two projections around an activation, plain or gated."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taxonomy import registry
+from taxonomy.layers.context import Context
+from taxonomy.layers.params import declare, project
+from taxonomy.registry import Init, Norm, component
+
+
+class FeedForward(nn.Module, kw_only=True):
+    """down(activation(up(x))); subclasses choose the activation."""
+
+    initializer: Init
+    bias: bool = False
+
+    def check(self) -> None:
+        if self.d_ff < 1:
+            raise ValueError(f"d_ff={self.d_ff} must be at least 1")
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        raise TypeError("a subclass defines the activation")
+
+    def hidden(self, x_BTD: jax.Array) -> jax.Array:
+        """The activated hidden layer, (B, T, F)."""
+        return self.activate(self._expand(x_BTD, "up"))
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        d_model = x_BTD.shape[-1]
+        h_BTF = self.hidden(x_BTD)
+        kernel = declare(self, "down", (self.d_ff, d_model), ("mlp", "embed"), "residual", self.initializer)
+        bias = declare(self, "down_bias", (d_model,), ("embed",), "bias") if self.bias else None
+        return project(h_BTF, kernel, bias)
+
+    def _expand(self, x_BTD: jax.Array, name: str) -> jax.Array:
+        kernel = declare(self, name, (x_BTD.shape[-1], self.d_ff), ("embed", "mlp"), "mlp", self.initializer)
+        bias = declare(self, f"{name}_bias", (self.d_ff,), ("mlp",), "bias") if self.bias else None
+        return project(x_BTD, kernel, bias)
+
+
+class GatedFeedForward(FeedForward, kw_only=True):
+    """down(activation(gate(x)) * up(x)); subclasses choose the activation."""
+
+    def hidden(self, x_BTD: jax.Array) -> jax.Array:
+        return self.activate(self._expand(x_BTD, "gate")) * self._expand(x_BTD, "up")
+
+
+@component("relu", kind="feedforward", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.3")
+class ReLU(FeedForward):
+    """max(0, x)."""
+
+    d_ff: int
+    activate = staticmethod(jax.nn.relu)
+
+
+@component("relu2", kind="feedforward", paper="So et al. 2021, arXiv:2109.08668")
+class SquaredReLU(FeedForward):
+    """max(0, x) squared."""
+
+    d_ff: int
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        return jnp.square(jax.nn.relu(x))
+
+
+@component("gelu", kind="feedforward", paper="Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2")
+class GELU(FeedForward):
+    """x times the normal distribution function of x, exact."""
+
+    d_ff: int
+    activate = staticmethod(functools.partial(jax.nn.gelu, approximate=False))
+
+
+@component("gelu_tanh", kind="feedforward", paper="Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2")
+class TanhGELU(FeedForward):
+    """GELU by its tanh approximation."""
+
+    d_ff: int
+    activate = staticmethod(functools.partial(jax.nn.gelu, approximate=True))
+
+
+@component("quick_gelu", kind="feedforward", paper="Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2")
+class QuickGELU(FeedForward):
+    """x sigmoid(1.702 x)."""
+
+    d_ff: int
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        return x * jax.nn.sigmoid(1.702 * x)
+
+
+@component("silu", kind="feedforward", paper="Elfwing et al. 2017, arXiv:1702.03118; Ramachandran et al. 2017, arXiv:1710.05941")
+class SiLU(FeedForward):
+    """x sigmoid(x), also called Swish."""
+
+    d_ff: int
+    activate = staticmethod(jax.nn.silu)
+
+
+@component("solu", kind="feedforward", paper="Elhage et al. 2022, transformer-circuits.pub/2022/solu")
+class SoLU(FeedForward):
+    """x softmax(x) over the hidden layer, followed by a norm where `inner_norm` is given."""
+
+    d_ff: int
+    inner_norm: Norm | None = None
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        y = x * jax.nn.softmax(x.astype(jnp.float32), axis=-1).astype(x.dtype)
+        return y if self.inner_norm is None else registry.instantiate(self.inner_norm, name="inner_norm")(y, ("mlp",))
+
+
+@component("glu", kind="feedforward", paper="Dauphin et al. 2016, arXiv:1612.08083; Shazeer 2020, arXiv:2002.05202, eq. 5")
+class GLU(GatedFeedForward):
+    """Gated by a sigmoid."""
+
+    d_ff: int
+    activate = staticmethod(jax.nn.sigmoid)
+
+
+@component("reglu", kind="feedforward", paper="Shazeer 2020, arXiv:2002.05202, eq. 5")
+class ReGLU(GatedFeedForward):
+    """Gated by a ReLU."""
+
+    d_ff: int
+    activate = staticmethod(jax.nn.relu)
+
+
+@component("geglu", kind="feedforward", paper="Shazeer 2020, arXiv:2002.05202, eq. 5")
+class GEGLU(GatedFeedForward):
+    """Gated by a GELU; `approximate` takes its tanh form."""
+
+    d_ff: int
+    approximate: bool = False
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        return jax.nn.gelu(x, approximate=self.approximate)
+
+
+@component(
+    "clamped_swiglu", kind="feedforward", paper="OpenAI 2025, arXiv:2508.10925; Abdin et al. 2024, arXiv:2404.14219 (gegelu)"
+)
+class ClampedSwiGLU(GatedFeedForward):
+    """gate sigmoid(alpha gate) (up + 1), with the gate at most `limit` and up between -limit and limit."""
+
+    d_ff: int
+    limit: float
+    alpha: float = 1.702
+
+    def hidden(self, x_BTD: jax.Array) -> jax.Array:
+        gate_BTF = jnp.minimum(self._expand(x_BTD, "gate"), self.limit)
+        up_BTF = jnp.clip(self._expand(x_BTD, "up"), -self.limit, self.limit)
+        return gate_BTF * jax.nn.sigmoid(self.alpha * gate_BTF) * (up_BTF + 1)
+
+
+@component("swiglu", kind="feedforward", paper="Shazeer 2020, arXiv:2002.05202, eqs. 5 and 6")
+class SwiGLU(GatedFeedForward):
+    """Gated by a SiLU."""
+
+    d_ff: int
+    activate = staticmethod(jax.nn.silu)

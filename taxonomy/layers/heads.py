@@ -1,0 +1,98 @@
+"""From the residual stream to the vocabulary. A head describes its projection; the loss decides how to compute it."""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taxonomy import registry
+from taxonomy.layers.params import declare, project
+from taxonomy.ops.cross_entropy import Projection
+from taxonomy.registry import Init, Norm, component, formula
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@component("tied", kind="head", paper="Press & Wolf 2016, arXiv:1608.05859")
+class TiedHead(nn.Module):
+    """Score each token by the dot product with its embedding, after a projection where that has another width."""
+
+    initializer: Init
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+    vocab: int = formula("vocab")
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
+        """Features and what projects them to the vocabulary."""
+        shape = (x_BTD.shape[-1], table_VD.shape[1])
+        if shape[0] != shape[1]:
+            x_BTD = project(x_BTD, declare(self, "project", shape, ("embed", None), "mlp", self.initializer))
+        bias_V = declare(self, "bias_V", (self.vocab,), ("vocab",), "bias") if self.bias else None
+        return x_BTD, Projection(table_VD, bias_V, self.scale, self.softcap)
+
+
+@component("mlm", kind="head", paper="Devlin et al. 2018, arXiv:1810.04805 (google-research/bert, run_pretraining.py)")
+class MaskedHead(nn.Module):
+    """Transform features by a projection, an activation and a norm, then score tokens by their embeddings and a bias."""
+
+    initializer: Init
+    norm: Norm
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    vocab: int = formula("vocab")
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
+        """Features and what projects them to the vocabulary."""
+        width = table_VD.shape[1]
+        kernel = declare(self, "transform", (x_BTD.shape[-1], width), ("embed", None), "mlp", self.initializer)
+        bias = declare(self, "transform_bias", (width,), (None,), "bias")
+        y = ACTIVATIONS[self.activation](project(x_BTD, kernel, bias))
+        y = registry.instantiate(self.norm, name="norm")(y, (None,))
+        return y, Projection(table_VD, declare(self, "bias_V", (self.vocab,), ("vocab",), "bias"))
+
+
+@component("classifier", kind="head", paper="Devlin et al. 2018, arXiv:1810.04805, section 3 ([CLS])")
+class Classifier(nn.Module):
+    """Score classes of a row by its first token: a projection with tanh (the pooler), and a projection to `classes`."""
+
+    initializer: Init
+    classes: int
+    pooler: bool = True
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
+        """Features (B, 1, D) and what projects them to the classes."""
+        y = x_BTD[..., :1, :]
+        d_model = y.shape[-1]
+        if self.pooler:
+            kernel = declare(self, "pooler", (d_model, d_model), ("embed", None), "mlp", self.initializer)
+            y = jnp.tanh(project(y, kernel, declare(self, "pooler_bias", (d_model,), (None,), "bias")))
+        kernel_CD = declare(self, "kernel", (self.classes, d_model), (None, "embed"), "output", self.initializer)
+        return y, Projection(kernel_CD, declare(self, "bias_C", (self.classes,), (None,), "bias"))
+
+
+@component("untied", kind="head", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.4")
+class UntiedHead(nn.Module):
+    """Score each token by a projection of its own."""
+
+    initializer: Init
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+    vocab: int = formula("vocab")
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
+        """Features and what projects them to the vocabulary."""
+        shape = (self.vocab, x_BTD.shape[-1])
+        kernel_VD = declare(self, "kernel", shape, ("vocab", "embed"), "output", self.initializer)
+        bias_V = declare(self, "bias_V", (self.vocab,), ("vocab",), "bias") if self.bias else None
+        return x_BTD, Projection(kernel_VD, bias_V, self.scale, self.softcap)

@@ -1,0 +1,75 @@
+"""The one way to declare a parameter, and the projections that use it.
+
+A declaration says shape, logical axes, role and fan once; sharding, counting, initialisation and FLOPs are derived from it.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from taxonomy import registry
+from taxonomy.registry import Component
+
+# What a parameter is for. Initialisers, optimizers and accounting treat parameters by role.
+MATRIX_ROLES = ("query", "key", "value", "mlp", "residual", "output")
+ROLES = (*MATRIX_ROLES, "embedding", "position", "relative", "gain", "bias")
+
+
+class Declared(nn.LogicallyPartitioned):
+    """A parameter with its logical axes, role and fans; the box that `model.init` returns."""
+
+    role: str = struct.field(default="", pytree_node=False)
+    fan_in: int = struct.field(default=0, pytree_node=False)
+    fan_out: int = struct.field(default=0, pytree_node=False)
+
+
+def declare(
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    role: str,
+    init: Component | None = None,
+    inputs: int = 1,
+) -> jax.Array:
+    """Declares a float32 parameter of `module`. The first `inputs` dimensions are the fan-in; tables (V, D) have fan-in D."""
+    if role in ("embedding", "position", "output"):
+        fan_in, fan_out = shape[-1], math.prod(shape[:-1])
+    else:
+        fan_in, fan_out = math.prod(shape[:inputs]), math.prod(shape[inputs:])
+
+    def create(key):
+        if role == "gain":
+            value = jnp.ones(shape, jnp.float32)
+        elif role == "bias":
+            value = jnp.zeros(shape, jnp.float32)
+        else:
+            value = registry.instantiate(init)(key, shape, role, fan_in, fan_out)
+        return Declared(value, axes, role=role, fan_in=fan_in, fan_out=fan_out)
+
+    return module.param(name, create)
+
+
+def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, inputs: int = 1) -> jax.Array:
+    """Contracts the last `inputs` dimensions of x (B, T, ...) with the first of the kernel, in x's dtype.
+
+    Tokens are flattened to one dimension first: that keeps all three matrix products of training on the fast path on CPU and
+    changes nothing on accelerators.
+    """
+    lead, tail = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    fan_in = math.prod(kernel.shape[:inputs])
+    y_NO = x.reshape(-1, fan_in) @ kernel.astype(x.dtype).reshape(fan_in, -1)
+    if bias is not None:
+        y_NO = y_NO + bias.astype(x.dtype).reshape(-1)
+    return y_NO.reshape(*lead, *tail)
+
+
+def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Zeroes elements with probability `rate` while training and scales the rest by 1 / (1 - rate)."""
+    if not train or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)

@@ -1,0 +1,209 @@
+"""Embedding -> encoder and/or decoder -> head."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taxonomy import registry, spec
+from taxonomy.errors import UserError
+from taxonomy.layers.context import Context, Memory
+from taxonomy.ops import cross_entropy
+from taxonomy.registry import Component
+from taxonomy.stack import Stack
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model is computed, which changes its speed and memory but not its function.
+
+    dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
+    attention: an implementation of `ops.attention`. loss_chunk: tokens whose logits are alive at a time.
+    """
+
+    dtype: str = "float32"
+    scan: bool = True
+    remat: str = "none"
+    attention: str = "auto"
+    loss_chunk: int = 1024
+
+
+class Transformer(nn.Module):
+    """A decoder, an encoder, or both.
+
+    Arrays: tokens (B, T) integers; positions, segments and prefix (B, T), see `Context`. `inputs` (B, S) and their coordinates are
+    what the encoder beside a decoder reads; `tokens` are what the decoder, or the only stack, reads.
+    """
+
+    spec: spec.Model
+    execution: Execution = Execution()
+
+    def setup(self):
+        self.embedding = registry.instantiate(self.spec.embedding)
+        for name, layers in self.spec.stacks.items():
+            setattr(self, name, Stack(layers, self.spec.blocks, self.execution.scan, self.execution.remat))
+            shared = shared_position(self.spec, name)
+            if shared is not None:
+                setattr(self, f"{name}_positions", registry.instantiate(shared))
+        for name in ("encoder_norm", "final_norm"):
+            if getattr(self.spec, name) is not None:
+                setattr(self, name, registry.instantiate(getattr(self.spec, name)))
+        self.head = registry.instantiate(self.spec.head)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        train: bool = False,
+        cache_length: int | None = None,
+        **others: jax.Array,
+    ) -> jax.Array:
+        """Float32 logits (B, T, V). With `cache_length`, keys and values are kept in the mutable collection "cache".
+
+        `others`: prefix, types, inputs, input_positions, input_segments. Inputs may be left out once a cache holds what they gave.
+        """
+        x_BTD, _ = self._features(tokens, positions, segments, train, cache_length, **others)
+        return cross_entropy.logits(*self._projected(x_BTD))
+
+    def loss(
+        self,
+        tokens: jax.Array,
+        targets: jax.Array,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        weights: jax.Array | None = None,
+        train: bool = False,
+        z_loss: float = 0.0,
+        input_targets: jax.Array | None = None,
+        input_weights: jax.Array | None = None,
+        **others: jax.Array,
+    ) -> cross_entropy.Sums:
+        """Sums of the loss of saying `targets`; `weights` (B, T) default to one. `others` as above.
+
+        With `input_targets` and `input_weights` (B, S) the encoder has a loss of its own on the same head, which is added.
+        """
+        x_BTD, memory = self._features(tokens, positions, segments, train, None, **others)
+        if weights is None:
+            weights = jnp.ones(targets.shape, jnp.float32)
+        chunk = self.execution.loss_chunk
+        sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, z_loss, chunk)
+        if input_targets is None:
+            return sums
+        own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, z_loss, chunk)
+        return jax.tree.map(jnp.add, sums, own)
+
+    def last_logits(self, tokens: jax.Array, positions: jax.Array, cache_length: int, **others: jax.Array) -> jax.Array:
+        """Float32 logits (B, V) after each row's last real token, its cache extended; padding has position -1."""
+        x_BTD, _ = self._features(tokens, positions, None, False, cache_length, **others)
+        last_B = positions.argmax(1)
+        x_BD = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
+        return cross_entropy.logits(*self._projected(x_BD))
+
+    def features(self, tokens: jax.Array, positions=None, segments=None, train: bool = False, **others: jax.Array) -> jax.Array:
+        """What the head reads, (B, T, D)."""
+        return self._features(tokens, positions, segments, train, None, **others)[0]
+
+    def _projected(self, x: jax.Array) -> tuple[jax.Array, cross_entropy.Projection]:
+        return self.head(x, self.embedding.table_VD)
+
+    def _features(
+        self,
+        tokens,
+        positions,
+        segments,
+        train: bool,
+        cache_length: int | None,
+        prefix=None,
+        inputs=None,
+        input_positions=None,
+        input_segments=None,
+        types=None,
+    ) -> tuple[jax.Array, Memory | None]:
+        """What the head reads, and the encoder's memory in a model of two stacks."""
+        common = {"train": train, "attention": self.execution.attention}
+        *_, last = self.spec.stacks
+        memory = None
+        if len(self.spec.stacks) > 1 and inputs is not None:
+            context = Context(self._places(inputs, input_positions), input_segments, **common)
+            x_BSD = self._through("encoder", inputs, context)
+            x_BSD = x_BSD if self.spec.encoder_norm is None else self.encoder_norm(x_BSD)
+            memory = Memory(x_BSD, context.positions_BT, input_segments)
+        elif (inputs is not None) != (len(self.spec.stacks) > 1) and not (cache_length and inputs is None):
+            raise UserError(f"inputs: {'required by' if inputs is None else 'not read by'} a model that is {self.spec.structure}")
+        context = Context(self._places(tokens, positions), segments, prefix, types, memory, cache_length=cache_length, **common)
+        x_BTD = self._through(last, tokens, context)
+        return x_BTD if self.spec.final_norm is None else self.final_norm(x_BTD), memory
+
+    def _through(self, name: str, tokens, context: Context) -> jax.Array:
+        """Token embeddings through a stack."""
+        beside = name == "encoder" and len(self.spec.stacks) > 1
+        x_BTD = self.embedding(tokens, context, jnp.dtype(self.execution.dtype), beside)
+        if shared_position(self.spec, name) is not None:
+            context = context.replace(relative_NH=getattr(self, f"{name}_positions").table(_heads(self.spec, name)))
+        return getattr(self, name)(x_BTD, context)
+
+    def _places(self, tokens, positions) -> jax.Array:
+        if positions is None:
+            _check_length(self.spec, tokens.shape[1])
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        return positions
+
+
+class EncoderDecoder(Transformer):
+    """An encoder and a decoder: called with what each of them reads."""
+
+    def __call__(self, inputs: jax.Array | None, tokens: jax.Array, *rest: Any, **others: Any) -> jax.Array:
+        """Float32 logits (B, T, V) of the decoder; see `Transformer`."""
+        return Transformer.__call__(self, tokens, *rest, inputs=inputs, **others)
+
+
+def _heads(model: spec.Model, stack: str) -> int:
+    """Heads of the stack's first attention."""
+    block = model.block(next(iter(model.stacks[stack])))
+    return next(part["heads"] for part in block.walk() if part.kind == "attention")
+
+
+def shared_position(model: spec.Model, stack: str) -> Component | None:
+    """The position whose table all layers of a stack share, if there is one."""
+    blocks = (model.block(name) for name in dict.fromkeys(model.stacks[stack]))
+    found = dict.fromkeys(part for block in blocks for part in block.walk() if part.kind == "position" and part.get("shared"))
+    if len(found) > 1:
+        raise UserError(
+            f"model.{stack}: its layers share one table of positions, but there are several: {', '.join(map(str, found))}"
+        )
+    return next(iter(found), None)
+
+
+def position_limit(model: spec.Model) -> int | None:
+    """Tokens a document may have, or None when there is no bound."""
+    limits = [registry.instantiate(part, parent=None).longest() for part in model.components() if part.kind == "position"]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _check_length(model: spec.Model, time: int) -> None:
+    limit = position_limit(model)
+    if limit is not None and time > limit:
+        raise UserError(
+            f"tokens: {time} in a row, but the model knows {limit} positions (rows of several documents need `positions`)"
+        )
+
+
+def build(section, **execution) -> Transformer:
+    """The Flax module of a config's `model` section (or of a `spec.Model`), computed as `Execution(**execution)` says."""
+    parsed = section if isinstance(section, spec.Model) else spec.model(section)
+    return (EncoderDecoder if len(parsed.stacks) > 1 else Transformer)(parsed, Execution(**execution))
+
+
+def blank(model: spec.Model, batch: int = 1, time: int = 1) -> dict[str, jax.Array]:
+    """Keyword arguments for `init` and `apply`: zeros for all that the model reads."""
+    tokens = jnp.zeros((batch, time), jnp.int32)
+    return {"inputs": tokens, "tokens": tokens} if len(model.stacks) > 1 else {"tokens": tokens}
+
+
+def example_batch(config, batch: int = 2) -> dict[str, jax.Array]:
+    """Keyword arguments of the right shapes for `model.init` and `model.apply`."""
+    time = min(config.train.context or config.model.context, 128)
+    return blank(spec.model(config.model), batch, time)

@@ -1,0 +1,1 @@
+"""What a sequence of tokens becomes: every way to make a training example, see `objective`."""

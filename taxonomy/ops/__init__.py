@@ -1,0 +1,1 @@
+"""Pure functions, with a plain reference beside every fast one."""

@@ -1,0 +1,121 @@
+"""Scaled dot-product attention: one plain reference, one implementation that skips what a mask rules out.
+
+Shapes: queries (B, T, H, K); keys and values (B, G, S, K) with H a multiple of G.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from taxonomy.errors import UserError, nearest
+from taxonomy.ops.masks import AttentionMask
+
+_MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Everything that turns q.k into weights, besides the arrays.
+
+    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap).
+    """
+
+    mask: AttentionMask
+    scale: float
+    bias: Callable | None = None
+    softcap: float | None = None
+    dropout: Callable[[jax.Array], jax.Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Keys and values with their coordinates. `aligned`: key i and query i are the same token, in document order.
+
+    prefix_BS: keys that every query of their document sees under a mask with a prefix, or None when there are none.
+    """
+
+    k_BGSK: jax.Array
+    v_BGSK: jax.Array
+    positions_BS: jax.Array
+    segments_BS: jax.Array | None
+    aligned: bool
+    prefix_BS: jax.Array | None = None
+
+    def between(self, first: int, stop: int) -> "Keys":
+        """The keys from `first` to before `stop`."""
+        of_tokens = (None if a is None else a[:, first:stop] for a in (self.positions_BS, self.segments_BS, self.prefix_BS))
+        positions_BS, segments_BS, prefix_BS = of_tokens
+        k_BGSK, v_BGSK = self.k_BGSK[:, :, first:stop], self.v_BGSK[:, :, first:stop]
+        return Keys(k_BGSK, v_BGSK, positions_BS, segments_BS, self.aligned, prefix_BS)
+
+
+def attend(
+    q_BTHK: jax.Array,
+    q_positions_BT: jax.Array,
+    q_segments_BT: jax.Array | None,
+    keys: Keys,
+    scores: Scores,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Attention in the named implementation ("auto" chooses); returns (B, T, H, K). Raises UserError on an unknown name."""
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(f"attention: unknown implementation '{implementation}'{nearest(implementation, IMPLEMENTATIONS)}")
+    return IMPLEMENTATIONS[implementation](q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+
+
+def reference(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
+    """All T x S scores at once."""
+    return _heads_last(_attend_block(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, 0 if keys.aligned else None))
+
+
+def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
+    """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`."""
+    time, mask = q_BTHK.shape[1], scores.mask
+    size = max(64, -(-time // 16))
+    if not keys.aligned or not mask.causal or time <= size:
+        return reference(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    outputs = []
+    for start in range(0, time, size):
+        stop = min(start + size, time)
+        first = 0 if mask.window is None else max(0, (start - mask.window + 1) // 64 * 64)
+        rows = slice(start, stop)
+        segments_BT = None if q_segments_BT is None else q_segments_BT[:, rows]
+        reached = keys.between(first, stop)
+        outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, start - first))
+    return _heads_last(jnp.concatenate(outputs, 3))
+
+
+IMPLEMENTATIONS = {"auto": chunked, "chunked": chunked, "reference": reference}
+
+
+def _heads_last(y_BGRTK: jax.Array) -> jax.Array:
+    batch, groups, repeats, time, head_dim = y_BGRTK.shape
+    return y_BGRTK.transpose(0, 3, 1, 2, 4).reshape(batch, time, groups * repeats, head_dim)
+
+
+def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset: int | None) -> jax.Array:
+    """(B, G, R, T, K). `offset` is the place of the first query among the keys, None when they are not aligned."""
+    batch, time, heads, head_dim = q_BTHK.shape
+    k_positions, groups = keys.positions_BS, keys.k_BGSK.shape[1]
+    repeats = heads // groups
+    q_BGRTK = q_BTHK.reshape(batch, time, groups, repeats, head_dim).transpose(0, 2, 3, 1, 4)
+    # Scaled in float32: queries in bfloat16 would lose bits to any scale that is no power of two.
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, preferred_element_type=jnp.float32) * scores.scale
+    if scores.softcap is not None:
+        logits = scores.softcap * jnp.tanh(logits / scores.softcap)
+    if scores.bias is not None:
+        bias = scores.bias(q_BTHK, q_positions, k_positions, offset)
+        logits = logits + bias.reshape(bias.shape[0], groups, repeats, *bias.shape[2:])
+    allowed_BTS = scores.mask.allowed(q_positions[:, :, None], k_positions[:, None, :])
+    if scores.mask.prefix and keys.prefix_BS is not None:
+        allowed_BTS |= keys.prefix_BS[:, None, :]
+    allowed_BTS &= (k_positions >= 0)[:, None, :]
+    if q_segments is not None:
+        allowed_BTS &= q_segments[:, :, None] == keys.segments_BS[:, None, :]
+    logits = jnp.where(allowed_BTS[:, None, None], logits, _MASKED)
+    weights = jax.nn.softmax(logits, axis=-1)
+    if scores.dropout is not None:
+        weights = scores.dropout(weights)
+    return jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)

@@ -1,0 +1,148 @@
+"""Next-token loss over a large vocabulary without keeping all logits.
+
+The loss and its gradients are computed together, one chunk of time steps after another, so that at most one chunk of logits is
+alive and no product is computed twice. `reference` is the plain form.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class Projection:
+    """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given."""
+
+    kernel_VD: jax.Array
+    bias_V: jax.Array | None
+    scale: float = struct.field(pytree_node=False, default=1.0)
+    softcap: float | None = struct.field(pytree_node=False, default=None)
+
+
+@struct.dataclass
+class Sums:
+    """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient."""
+
+    loss: jax.Array
+    nll: jax.Array
+    correct: jax.Array
+    weight: jax.Array
+
+
+def logits(x_BTD: jax.Array, head: Projection) -> jax.Array:
+    """Float32 logits (..., V)."""
+    contract = (((x_BTD.ndim - 1,), (1,)), ((), ()))
+    y = jax.lax.dot_general(x_BTD, head.kernel_VD.astype(x_BTD.dtype), contract, preferred_element_type=jnp.float32)
+    return _capped(_shifted(y, head), head)
+
+
+def _shifted(y: jax.Array, head: Projection) -> jax.Array:
+    if head.scale != 1.0:
+        y = y * head.scale
+    return y if head.bias_V is None else y + head.bias_V
+
+
+def _capped(y: jax.Array, head: Projection) -> jax.Array:
+    return y if head.softcap is None else head.softcap * jnp.tanh(y / head.softcap)
+
+
+def reference(x_BTD, head: Projection, targets_BT, weights_BT, z_loss: float = 0.0) -> Sums:
+    """All logits at once, differentiated by JAX."""
+    return _sums(*_terms(logits(x_BTD, head), targets_BT), weights_BT, z_loss)
+
+
+def _terms(logits_BTV, targets_BT):
+    log_z = jax.nn.logsumexp(logits_BTV, axis=-1)
+    # A comparison instead of a gather: it stays local when the vocabulary is sharded.
+    is_target = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+    target_logit = jnp.sum(jnp.where(is_target, logits_BTV, 0.0), axis=-1)
+    correct = target_logit >= logits_BTV.max(-1)
+    return log_z, log_z - target_logit, correct
+
+
+def _sums(log_z, nll_BT, correct_BT, weights_BT, z_loss: float) -> Sums:
+    loss_BT = nll_BT + z_loss * jnp.square(log_z) if z_loss else nll_BT
+    total = lambda values: jnp.sum(values * weights_BT)  # noqa: E731
+    return Sums(total(loss_BT), total(nll_BT), total(correct_BT), jnp.sum(weights_BT))
+
+
+def cross_entropy(
+    x_BTD: jax.Array,
+    head: Projection,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    z_loss: float = 0.0,
+    chunk_tokens: int = 1024,
+) -> Sums:
+    """Sums of the loss over all tokens. `z_loss` multiplies (log Z)^2 (PaLM, arXiv:2204.02311, section 5).
+
+    `chunk_tokens` bounds the tokens whose logits are alive at a time; chunks divide the time axis, so a sharded batch stays so.
+    """
+    batch, time, _ = x_BTD.shape
+    chunks = -(-batch * time // chunk_tokens)
+    chunks = next(n for n in range(min(chunks, time), time + 1) if time % n == 0)
+    return _cross_entropy(z_loss, chunks, x_BTD, head, targets_BT, weights_BT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _cross_entropy(z_loss, chunks, x_BTD, head, targets_BT, weights_BT) -> Sums:
+    def step(sums, chunk):
+        x, targets, weights = chunk
+        return jax.tree.map(jnp.add, sums, reference(x, head, targets, weights, z_loss)), None
+
+    return _over_chunks(step, Sums(*(jnp.zeros((), jnp.float32),) * 4), (x_BTD, targets_BT, weights_BT), chunks)[0]
+
+
+def _over_chunks(step, carry, arrays, chunks):
+    """Scans over chunks of the time axis (axis 1)."""
+    if chunks == 1:
+        return step(carry, arrays)
+    split = lambda a: a.reshape(a.shape[0], chunks, -1, *a.shape[2:]).swapaxes(0, 1)  # noqa: E731
+    return jax.lax.scan(step, carry, jax.tree.map(split, arrays))
+
+
+def _forward(z_loss, chunks, x_BTD, head, targets_BT, weights_BT):
+    kernel_VD = head.kernel_VD.astype(x_BTD.dtype)
+    # Both products with the vocabulary are fastest with the features first; the kernel is turned once, its gradient turned back.
+    kernel_DV = jax.lax.optimization_barrier(kernel_VD.T)
+
+    def step(carry, chunk):
+        sums, d_kernel_DV, d_bias = carry
+        x, targets, weights = chunk
+        x_ND = x.reshape(-1, x.shape[-1])
+        raw = jnp.matmul(x_ND, kernel_DV, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
+        logits_ = _capped(_shifted(raw, head), head)
+        log_z, nll, correct = _terms(logits_, targets)
+        # d loss / d logits = softmax * (1 + 2 z log Z) - onehot, through the cap and the scale.
+        p = jnp.exp(logits_ - log_z[..., None])
+        if z_loss:
+            p = p * (1.0 + 2.0 * z_loss * log_z)[..., None]
+        d = (p - (jnp.arange(p.shape[-1]) == targets[..., None])) * weights[..., None]
+        if head.softcap is not None:
+            d = d * (1.0 - jnp.square(logits_ / head.softcap))
+        if head.bias_V is not None:
+            d_bias = d_bias + d.sum((0, 1))
+        d_NV = (d * head.scale).astype(x.dtype).reshape(-1, d.shape[-1])
+        d_x = (d_NV @ kernel_VD).reshape(x.shape)
+        d_kernel_DV = d_kernel_DV + jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)
+        sums = jax.tree.map(jnp.add, sums, _sums(log_z, nll, correct, weights, z_loss))
+        return (sums, d_kernel_DV, d_bias), d_x
+
+    zero = jnp.zeros((), jnp.float32)
+    d_bias = None if head.bias_V is None else jnp.zeros(head.bias_V.shape, jnp.float32)
+    start = (Sums(zero, zero, zero, zero), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
+    (sums, d_kernel_DV, d_bias), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
+    if chunks > 1:
+        d_x = d_x.swapaxes(0, 1).reshape(x_BTD.shape)
+    d_head = head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias)
+    return sums, (d_x, d_head)
+
+
+def _backward(z_loss, chunks, saved, cotangent: Sums):
+    d_x, d_head = jax.tree.map(lambda d: (d * cotangent.loss).astype(d.dtype), saved)
+    return d_x, d_head, None, None
+
+
+_cross_entropy.defvjp(_forward, _backward)

@@ -1,0 +1,148 @@
+"""Which keys a query may attend to: predicates on positions, composed by the attention op and never stored whole."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taxonomy.registry import component
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMask:
+    """`allowed` says whether a query position sees a key position of the same document; the rest lets kernels skip work.
+
+    causal: no query sees a later key.
+    window: a query sees no key `window` or more positions before it; None when unbounded.
+    prefix: a query also sees the keys of its document that the batch marks as its prefix.
+    """
+
+    causal = False
+    window = None
+    prefix = False
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        """Elementwise on broadcastable integer arrays; returns booleans."""
+        return jnp.broadcast_to(True, jnp.broadcast_shapes(q_position.shape, k_position.shape))
+
+    def mean_span(self, context: int) -> float:
+        """Keys a query sees, averaged over a document of `context` tokens."""
+        return float(context)
+
+
+@component("full", kind="mask", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.2")
+@dataclasses.dataclass(frozen=True)
+class Full(AttentionMask):
+    """Every token sees every token of its document."""
+
+
+@component("causal", kind="mask", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3")
+@dataclasses.dataclass(frozen=True)
+class Causal(AttentionMask):
+    """A token sees itself and what came before."""
+
+    causal = True
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return k_position <= q_position
+
+    def mean_span(self, context: int) -> float:
+        return (context + 1) / 2
+
+
+@component("prefix", kind="mask", paper="Liu et al. 2018, arXiv:1801.10198; Raffel et al. 2019, arXiv:1910.10683, section 3.2.1")
+@dataclasses.dataclass(frozen=True)
+class Prefix(AttentionMask):
+    """Tokens of a document's prefix see all of the prefix; the others see what came before. Causal where no prefix is marked."""
+
+    prefix = True
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return k_position <= q_position
+
+    def mean_span(self, context: int) -> float:
+        return (context + 1) / 2
+
+
+@component("local", kind="mask", paper="Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150")
+@dataclasses.dataclass(frozen=True)
+class Local(AttentionMask):
+    """A token sees itself and the `window` - 1 tokens before it."""
+
+    window: int
+    causal = True
+
+    def check(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1")
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return (k_position <= q_position) & (q_position - k_position < self.window)
+
+    def mean_span(self, context: int) -> float:
+        w = min(self.window, context)
+        return (w * (w + 1) / 2 + (context - w) * w) / context
+
+
+@component("strided", kind="mask", paper="Child et al. 2019, arXiv:1904.10509, section 4.3")
+@dataclasses.dataclass(frozen=True)
+class Strided(AttentionMask):
+    """A token sees itself and the `stride` tokens before it ("local"), every `stride`-th earlier token ("strided"), or both."""
+
+    stride: int
+    part: Literal["both", "local", "strided"] = "both"
+    causal = True
+
+    def check(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride={self.stride} must be at least 1")
+
+    @property
+    def window(self) -> int | None:
+        return self.stride + 1 if self.part == "local" else None
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        behind = q_position - k_position
+        local, strided = behind <= self.stride, behind % self.stride == 0
+        return (behind >= 0) & {"both": local | strided, "local": local, "strided": strided}[self.part]
+
+    def mean_span(self, context: int) -> float:
+        return _mean_span(self, context)
+
+
+@component("fixed", kind="mask", paper="Child et al. 2019, arXiv:1904.10509, section 4.3")
+@dataclasses.dataclass(frozen=True)
+class Fixed(AttentionMask):
+    """A token sees its block of `stride` tokens ("block"), itself and the last `summary` of every block ("summary"), or both."""
+
+    stride: int
+    summary: int
+    part: Literal["both", "block", "summary"] = "both"
+    causal = True
+
+    def check(self) -> None:
+        if not 1 <= self.summary <= self.stride:
+            raise ValueError(f"summary={self.summary} must be at least 1 and at most stride={self.stride}")
+
+    @property
+    def window(self) -> int | None:
+        return self.stride if self.part == "block" else None
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        block = q_position // self.stride == k_position // self.stride
+        summary, itself = k_position % self.stride >= self.stride - self.summary, k_position == q_position
+        return (k_position <= q_position) & {"both": block | summary, "block": block, "summary": summary | itself}[self.part]
+
+    def mean_span(self, context: int) -> float:
+        return _mean_span(self, context)
+
+
+@functools.lru_cache(maxsize=256)
+def _mean_span(mask: AttentionMask, context: int) -> float:
+    """Counted for a sample of queries, evenly spaced; exactly, where the context is short."""
+    queries = np.unique(np.linspace(0, context - 1, min(context, 1024)).astype(np.int64))
+    keys = np.arange(context)
+    return float(np.mean([mask.allowed(query, keys).sum() for query in queries]))

@@ -1,0 +1,172 @@
+"""What a model costs: parameters, FLOPs and cache bytes, all derived from what its modules declare.
+
+Nothing here knows a family. Parameters come from an abstract `init`, whose boxes carry each parameter's role; the FLOPs of
+attention and the size of its cache from methods of the attention modules themselves.
+
+Conventions. A FLOP is one addition or one multiplication, so a matrix costs 2 per element and token. Only matrix products count:
+projections, the head (the token table when it is tied), scores and weighted sums. Attention is counted over the keys its mask
+allows, averaged over a document of `context` tokens: half of all pairs when causal. `masked=False` counts all pairs, as the
+reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Training costs 3 forward
+passes (a backward pass is two); recomputation under remat is not counted.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from taxonomy import model as model_lib
+from taxonomy import registry, spec
+from taxonomy.layers.cache import cache_slots
+from taxonomy.layers.params import MATRIX_ROLES, Declared
+from taxonomy.registry import Component
+
+_TABLE_ROLES = ("embedding", "position")
+
+
+@dataclasses.dataclass(frozen=True)
+class Accounting:
+    """The costs of one model. FLOPs are per token and forward unless the name says otherwise; bytes are those of bfloat16.
+
+    active_parameters: those a token's path goes through. embedding_parameters: token and position tables.
+    by_part: parameters by module, as (path, count). attention_flops_per_token: the part of flops_per_token that grows with context.
+    kv_cache_bytes_per_token: while no window is full. kv_cache_bytes: of one row at full context, windows respected.
+    """
+
+    layers: int
+    d_model: int
+    context: int
+    parameters: int
+    active_parameters: int
+    embedding_parameters: int
+    by_part: tuple[tuple[str, int], ...]
+    flops_per_token: float
+    attention_flops_per_token: float
+    kv_cache_bytes_per_token: int
+    kv_cache_bytes: int
+
+    @property
+    def train_flops_per_token(self) -> float:
+        """Forward and backward."""
+        return 3 * self.flops_per_token
+
+    @property
+    def six_n(self) -> int:
+        """The estimate 6 N per trained token with all active parameters (Hoffmann et al. 2022, arXiv:2203.15556)."""
+        return 6 * self.active_parameters
+
+    @property
+    def six_n_without_embeddings(self) -> int:
+        """The estimate 6 N per trained token without the tables (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+        return 6 * (self.active_parameters - self.embedding_parameters)
+
+
+def count(model: Mapping[str, Any] | spec.Model, context: int | None = None) -> Accounting:
+    """The costs of a config's `model` section (or of a `spec.Model`) in documents of `context` tokens (its own by default)."""
+    return _count(_parsed(model), context)
+
+
+def forward_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None, masked: bool = True) -> float:
+    """Forward FLOPs per token, averaged over a document of `context` tokens; `masked` as at the top of this file."""
+    model = _parsed(model)
+    return _matrix_flops(model) + _attention_flops(model, context or model.context, masked)
+
+
+def train_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None) -> float:
+    """Forward and backward FLOPs per token: the numerator of a model FLOPs utilisation."""
+    return 3 * forward_flops_per_token(model, context)
+
+
+def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
+    return model if isinstance(model, spec.Model) else spec.model(model)
+
+
+@functools.lru_cache(maxsize=1024)
+def _count(model: spec.Model, context: int | None) -> Accounting:
+    context = context or model.context
+    sizes = [(part, declared.role, declared.value.size) for part, declared in declarations(model)]
+    parts: Counter[str] = Counter()
+    for part, _, size in sizes:
+        parts[part] += size
+    total = sum(parts.values())
+    parts_cached = [(n, part) for name, n, part in _parts(model, "cache_elements") if name == "decoder"]
+    sizes_cached = [(n * registry.instantiate(part).cache_elements(), part) for n, part in parts_cached]
+    own = [(elements, part) for elements, part in sizes_cached if part.get("source") != "encoder"]
+    # What attends to an encoder keeps as many tokens as that has read.
+    inputs = model.inputs * context // model.context
+    cached = [(elements, inputs if part.get("source") == "encoder" else _slots(part, context)) for elements, part in sizes_cached]
+    itemsize = jnp.dtype(jnp.bfloat16).itemsize
+    attention_flops = _attention_flops(model, context, masked=True)
+    return Accounting(
+        layers=sum(len(layers) for layers in model.stacks.values()),
+        d_model=model.d_model,
+        context=context,
+        parameters=total,
+        active_parameters=total,
+        embedding_parameters=sum(size for _, role, size in sizes if role in _TABLE_ROLES),
+        by_part=tuple(parts.items()),
+        flops_per_token=_matrix_flops(model) + attention_flops,
+        attention_flops_per_token=attention_flops,
+        kv_cache_bytes_per_token=itemsize * sum(elements for elements, _ in own),
+        kv_cache_bytes=itemsize * sum(elements * slots for elements, slots in cached),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def declarations(model: spec.Model) -> tuple[tuple[str, Declared], ...]:
+    """Every parameter's declaration, with abstract values, and the path of its module without repeats: "decoder/block/mlp"."""
+    module = model_lib.build(model)
+    # The key is made inside, so that nothing is put on a device.
+    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), **model_lib.blank(model)))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(abstract["params"], is_leaf=lambda leaf: isinstance(leaf, Declared))
+
+    def part(path) -> str:
+        names = [entry.key for entry in path[:-1]]
+        return "/".join(re.sub(r"^\d+_", "", name) for name in names if not re.fullmatch(r"\d+_repeat", name))
+
+    return tuple((part(path), declared) for path, declared in leaves)
+
+
+def _matrix_flops(model: spec.Model) -> float:
+    """FLOPs per token of everything that is a product with a parameter; for two stacks, per token of the decoder."""
+    ratio = model.inputs / model.context if len(model.stacks) > 1 else 1.0
+    crossing = {part.label for _, _, part in _parts(model) if part.get("source") == "encoder"}
+    sizes: Counter[str] = Counter()
+    for path, declared in declarations(model):
+        of_inputs = path.startswith("encoder/") or (declared.role in ("key", "value") and path.rpartition("/")[2] in crossing)
+        sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1)
+    # Without a projection of its own the head uses the token table.
+    head = 0 if sizes["output"] else model.embedding["width"] * model.vocab
+    return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head)
+
+
+def _attention_flops(model: spec.Model, context: int, masked: bool) -> float:
+    unmasked = Component("mask", "full", ())
+    inputs = model.inputs * context / model.context
+    total = []
+    for name, layers, part in _parts(model, "attention_flops"):
+        module = registry.instantiate(part if masked else part.replace(mask=unmasked))
+        beside = name == "encoder" and len(model.stacks) > 1
+        span = inputs if beside or part.get("source") == "encoder" else context
+        total.append(layers * module.attention_flops(int(span)) * (inputs / context if beside else 1))
+    return math.fsum(total)
+
+
+def _parts(model: spec.Model, method: str = "") -> Iterator[tuple[str, int, Component]]:
+    """The components whose modules have the method: their stack, in how many of its layers they are, the component."""
+    for name, stack in model.stacks.items():
+        for block, layers in Counter(stack).items():
+            for part in model.block(block).walk():
+                if not method or hasattr(registry.find((part.kind,), part.name).factory, method):
+                    yield name, layers, part
+
+
+def _slots(part: Component, context: int) -> int:
+    mask = part.get("mask")
+    return cache_slots(context, None if mask is None else registry.instantiate(mask).window)

@@ -1,0 +1,113 @@
+"""Logical axes -> mesh axes: one table, and an error when two axes of an array land on one mesh axis.
+
+Parameters and activations name what their dimensions mean; only this file knows the machine. Mesh axes:
+
+    replica   copies of everything, across slices        sequence   parts of one sequence
+    data      parts of the batch                         tensor     parts of a layer's features
+    fsdp      parts of the batch and of the parameters   expert     different experts
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from taxonomy.errors import UserError, nearest
+
+MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor", "expert")
+
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("replica", "data", "fsdp"),
+    "time": ("sequence",),
+    "features": (),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "layers": (),
+}
+
+
+def parse_mesh(text: str, devices: int) -> dict[str, int]:
+    """Sizes of all mesh axes from "fsdp:4,tensor:2"; one size may be -1 and takes the devices that are left."""
+    sizes = {}
+    for part in filter(None, text.split(",")):
+        name, _, size = part.partition(":")
+        name = name.strip()
+        if name not in MESH_AXES:
+            raise UserError(f"config.mesh: unknown axis '{name}' in {text!r}{nearest(name, MESH_AXES)}")
+        if name in sizes:
+            raise UserError(f"config.mesh: axis '{name}' is given twice in {text!r}")
+        try:
+            sizes[name] = int(size)
+        except ValueError:
+            raise UserError(f"config.mesh: axis '{name}' needs a size, as in '{name}:4', got {text!r}") from None
+        if sizes[name] < 1 and sizes[name] != -1:
+            raise UserError(f"config.mesh: axis '{name}' has size {sizes[name]}; allowed are 1, 2, ... or -1 for the rest")
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"config.mesh: only one axis may be -1, got {', '.join(free)}")
+    known = math.prod(size for size in sizes.values() if size > 0)
+    if free and devices % known == 0:
+        sizes[free[0]] = devices // known
+    if math.prod(sizes.values()) != devices:
+        asked = f"a multiple of {known}" if free else known
+        raise UserError(f"config.mesh: {text!r} asks for {asked} devices, {devices} are there")
+    return {name: sizes.get(name, 1) for name in MESH_AXES}
+
+
+def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that `text` describes over all devices (or the given ones)."""
+    devices = list(devices) if devices is not None else jax.devices()
+    sizes = parse_mesh(text, len(devices))
+    # Linen's logical constraints need Auto axes; jax.make_mesh would take Explicit ones.
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
+
+
+def flax_rules() -> list[tuple[str, tuple[str, ...] | None]]:
+    """The table as flax wants it, for `nn.logical_axis_rules`."""
+    return [(name, axes or None) for name, axes in RULES.items()]
+
+
+def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what: str = "array") -> PartitionSpec:
+    """Where an array with these logical axes lives. A dimension that its mesh axes do not divide is replicated.
+
+    Raises UserError when two dimensions would use the same mesh axis.
+    """
+    taken: dict[str, str] = {}
+    entries = []
+    for name, size in zip(axes, shape, strict=True):
+        mesh_axes = tuple(a for a in RULES[name] if mesh.shape[a] > 1) if name else ()
+        if size % math.prod(mesh.shape[a] for a in mesh_axes):
+            mesh_axes = ()
+        for axis in mesh_axes:
+            if axis in taken:
+                raise UserError(f"sharding: axes '{taken[axis]}' and '{name}' of {what} both map to mesh axis '{axis}'")
+            taken[axis] = name
+        entries.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+    return PartitionSpec(*entries)
+
+
+def parameter_shardings(declared: Any, mesh: Mesh) -> Any:
+    """NamedShardings for a tree of `Declared` parameters, shaped like the unboxed parameters."""
+
+    def one(path, d):
+        return NamedSharding(mesh, partition(d.names, d.value.shape, mesh, jax.tree_util.keystr(path)))
+
+    return jax.tree_util.tree_map_with_path(one, declared, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """Every batch must be a multiple of this many sequences."""
+    return math.prod(mesh.shape[a] for a in RULES["batch"])

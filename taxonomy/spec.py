@@ -1,0 +1,333 @@
+"""The parsed model: frozen, typed, without arrays. Expressions come in as strings and leave as resolved components."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from taxonomy import notation, registry
+from taxonomy.errors import UserError, nearest
+from taxonomy.notation import Call, Layers, Literal, Name, Node, NotationError
+from taxonomy.registry import Argument, Component, Entry
+
+# Keys of a model section that are not sublayers; every other string key names a sublayer that blocks can use.
+_PART_KINDS = {
+    "norm": "norm",
+    "position": "position",
+    "mask": "mask",
+    "initializer": "init",
+    "embedding": "embedding",
+    "head": "head",
+    "final_norm": "norm",
+    "encoder_norm": "norm",
+}
+STACKS = ("encoder", "decoder")
+_REQUIRED_SCALARS = ("vocab", "d_model", "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """Where a sentence stands: a name for messages, the scalars it may use, and the model's keys its parts default to."""
+
+    where: str
+    scalars: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    open_keys: tuple[str, ...] = ()
+
+    def inside(self, arguments: Mapping[str, Any]) -> "Scope":
+        """The scope of a component's parts, which may use its own numbers."""
+        own = {k: v for k, v in arguments.items() if type(v) in (int, float)}
+        return dataclasses.replace(self, scalars={**self.scalars, **own})
+
+
+def resolve(text: str, kinds: tuple[str, ...], scope: Scope) -> Component:
+    """The component a sentence stands for, every argument typed and filled in. Raises NotationError."""
+    return _component(notation.parse(text, scope.where), kinds, scope, text)
+
+
+def _component(node: Node, kinds: tuple[str, ...], scope: Scope, text: str) -> Component:
+    match node:
+        case Name(identifier=identifier):
+            positional, keywords = (), ()
+        case Call(identifier=identifier, positional=positional, keywords=keywords):
+            pass
+        case _:
+            message = f"expected {registry.of_kind(kinds)}, got {notation.show(node)}"
+            raise notation.error(scope.where, text, node.column, message)
+    try:
+        entry = registry.find(kinds, identifier)
+    except LookupError as e:
+        if identifier in scope.open_keys:
+            raise _defined_by_itself(identifier, scope, node.column, text) from None
+        raise notation.error(scope.where, text, node.column, str(e)) from None
+
+    given = _bind(entry, positional, keywords, node.column, scope, text)
+    values: dict[str, Any] = {}
+    # Numbers first: parts and formulas may use them.
+    ordered = sorted(entry.arguments.values(), key=lambda a: a.kinds is not None)
+    for argument in ordered:
+        inner = scope.inside(values)
+        if argument.name in given:
+            values[argument.name] = _value(argument, given[argument.name], inner, text)
+        else:
+            values[argument.name] = _default(entry, argument, inner, node.column, text)
+    values = {name: values[name] for name in entry.arguments}
+    _check(entry, values, node.column, scope, text)
+    return Component(entry.kind, entry.name, tuple(values.items()), entry.name)
+
+
+def _bind(entry: Entry, positional, keywords, column: int, scope: Scope, text: str) -> dict[str, Any]:
+    names = list(entry.arguments)
+    many = next((a.name for a in entry.arguments.values() if a.many), None)
+    given: dict[str, Any] = {}
+    if many:
+        if positional:
+            given[many] = positional
+    elif len(positional) > len(names):
+        message = f"{entry.name} takes at most {len(names)} arguments, got {len(positional)}"
+        raise notation.error(scope.where, text, column, message)
+    else:
+        given = dict(zip(names, positional, strict=False))
+    for name, node in keywords:
+        if name not in entry.arguments:
+            message = f"{entry.name} has no argument '{name}'{nearest(name, names)}"
+            raise notation.error(scope.where, text, node.column, message)
+        if name in given:
+            raise notation.error(scope.where, text, node.column, f"{entry.name}: argument '{name}' is given twice")
+        given[name] = node
+    return given
+
+
+def _default(entry: Entry, argument: Argument, scope: Scope, column: int, text: str) -> Any:
+    if isinstance(argument.default, registry.Formula):
+        formula = argument.default.text
+        value = notation.evaluate(notation.parse(formula), scope.scalars, formula, f"{scope.where}: {entry.name}")
+        return _number(argument, value, f"{argument.name}={formula}", scope, column, text)
+    if not argument.required:
+        return argument.default
+    if argument.kinds and argument.name in scope.keys:
+        return _inherited(argument, scope, column, text)
+    message = f"{entry.name} needs the argument '{argument.name}' ({argument.allowed()})"
+    if argument.kinds:
+        message += f", here or as the model's key '{argument.name}'"
+    raise notation.error(scope.where, text, column, message)
+
+
+def _inherited(argument: Argument, scope: Scope, column: int, text: str) -> Component:
+    key = argument.name
+    if key in scope.open_keys:
+        raise _defined_by_itself(key, scope, column, text)
+    place = dataclasses.replace(scope, where=f"model.{key}", open_keys=(*scope.open_keys, key))
+    part = resolve(scope.keys[key], argument.kinds, place)
+    return dataclasses.replace(part, label=key)
+
+
+def _defined_by_itself(key: str, scope: Scope, column: int, text: str) -> NotationError:
+    message = f"the model's key '{key}' is defined by itself ({' -> '.join((*scope.open_keys, key))})"
+    return notation.error(scope.where, text, column, message)
+
+
+def _value(argument: Argument, node: Node | tuple, scope: Scope, text: str) -> Any:
+    if argument.many:
+        if isinstance(node, Literal) and isinstance(node.value, tuple):
+            node = node.value
+        nodes = node if isinstance(node, tuple) else (node,)
+        single = dataclasses.replace(argument, many=False)
+        return tuple(_value(single, n, scope, text) for n in nodes)
+    if argument.optional and node == Literal(None):
+        return None
+    if argument.kinds:
+        if isinstance(node, Name) and node.identifier in scope.keys and node.identifier not in scope.open_keys:
+            return _inherited(dataclasses.replace(argument, name=node.identifier), scope, node.column, text)
+        return _component(node, argument.kinds, scope, text)
+    plain = isinstance(node, Literal) and type(node.value) not in (int, float)
+    if isinstance(node, Literal) and argument.choices:
+        if node.value in argument.choices:
+            return node.value
+    elif plain and type(node.value) in argument.types:
+        return node.value
+    elif not plain and (int in argument.types or float in argument.types):
+        value = notation.evaluate(node, scope.scalars, text, scope.where)
+        return _number(argument, value, f"{argument.name}={notation.show(node)}", scope, node.column, text)
+    message = f"argument '{argument.name}' takes {argument.allowed()}, got {notation.show(node)}"
+    raise notation.error(scope.where, text, node.column, message)
+
+
+def _number(argument: Argument, value: int | float, shown: str, scope: Scope, column: int, text: str) -> int | float:
+    if float in argument.types:
+        return float(value)
+    if isinstance(value, float) and not value.is_integer():
+        raise notation.error(scope.where, text, column, f"{shown} is {value}, not a whole number")
+    return int(value)
+
+
+def _check(entry: Entry, values: dict[str, Any], column: int, scope: Scope, text: str) -> None:
+    if not hasattr(entry.factory, "check"):
+        return
+    try:
+        entry.factory(**values).check()
+    except ValueError as e:
+        raise notation.error(scope.where, text, column, f"{entry.name}: {e}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A complete model: scalars, resolved components, blocks by name, and the layer algebra of its stacks.
+
+    `final_norm` follows the decoder, or the encoder of a model that has no other stack; `encoder_norm` the encoder of one that has.
+    `context` and `inputs`: tokens of the decoder (or the only stack) and of the encoder beside it.
+    """
+
+    vocab: int
+    d_model: int
+    context: int
+    inputs: int
+    embedding: Component
+    head: Component
+    final_norm: Component | None
+    encoder_norm: Component | None
+    initializer: Component
+    blocks: tuple[tuple[str, Component], ...]
+    encoder: Layers | None
+    decoder: Layers | None
+
+    def block(self, name: str) -> Component:
+        return dict(self.blocks)[name]
+
+    @property
+    def stacks(self) -> dict[str, Layers]:
+        """The stacks there are, by name, in the order of computation."""
+        return {name: getattr(self, name) for name in STACKS if getattr(self, name) is not None}
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether a layer's mask lets all tokens see a prefix."""
+        return any(registry.instantiate(part).prefix for part in self.components() if part.kind == "mask")
+
+    @property
+    def structure(self) -> str:
+        """decoder, prefix-decoder, encoder or encoder-decoder."""
+        return "prefix-decoder" if self.prefixed else "-".join(self.stacks)
+
+    def components(self) -> list[Component]:
+        """Every component used, each once, in reading order."""
+        tops = [self.embedding, *(b for _, b in self.blocks), self.head]
+        tops += [norm for norm in (self.encoder_norm, self.final_norm) if norm]
+        return list(dict.fromkeys(part for top in tops for part in top.walk()))
+
+
+def model(section: Mapping[str, Any]) -> Model:
+    """Reads the `model` section of a config. Raises NotationError or UserError naming `model.KEY`."""
+    section = dict(section)
+    scalars = {k: v for k, v in section.items() if type(v) in (int, float)}
+    for key in _REQUIRED_SCALARS:
+        if type(section.get(key)) is not int or section[key] < 1:
+            raise UserError(f"model.{key}: a whole number of at least 1 is required, got {section.get(key)!r}")
+    present = [name for name in STACKS if section.get(name) is not None]
+    for key in ("blocks", "head", "initializer", *([] if present else ["decoder"])):
+        if section.get(key) is None:
+            raise UserError(f"model.{key}: required, but missing (the model section has: {', '.join(section)})")
+    _check_types(section)
+    keys = {k: v for k, v in section.items() if isinstance(v, str) and k not in STACKS}
+    keys.setdefault("mask", "causal" if "decoder" in present else "full")
+    keys.setdefault("embedding", "table")
+
+    blocks = section["blocks"]
+    stacks = {name: notation.layers(section[name], blocks, scalars, f"model.{name}") for name in present}
+    scalars |= {f"{name}_layers": len(layers) for name, layers in stacks.items()}
+    scalars["layers"] = len(stacks[present[-1]])
+    scalars.setdefault("inputs", scalars["context"])
+    scope = Scope("model", scalars, keys)
+    scalars |= _attention_scalars(keys, scope)
+
+    def part(key: str) -> Component:
+        place = dataclasses.replace(scope, where=f"model.{key}", open_keys=(key,))
+        return dataclasses.replace(resolve(keys[key], (_PART_KINDS[key],), place), label=key)
+
+    resolved = {
+        name: dataclasses.replace(resolve(text, ("block",), dataclasses.replace(scope, where=f"model.blocks.{name}")), label=name)
+        for name, text in blocks.items()
+    }
+    _check_unused(section, keys, resolved)
+    _check_sources(stacks, resolved)
+    norms = [
+        _norm_after(key, section, keys, resolved, layers, part)
+        for key, layers in zip(_norm_keys(present), stacks.values(), strict=True)
+    ]
+    return Model(
+        **{k: section[k] for k in _REQUIRED_SCALARS},
+        inputs=int(scalars["inputs"]),
+        embedding=part("embedding"),
+        head=part("head"),
+        final_norm=norms[-1],
+        encoder_norm=norms[0] if len(norms) > 1 else None,
+        initializer=part("initializer"),
+        blocks=tuple(resolved.items()),
+        encoder=stacks.get("encoder"),
+        decoder=stacks.get("decoder"),
+    )
+
+
+def _norm_keys(present: list[str]) -> list[str]:
+    return ["encoder_norm", "final_norm"] if len(present) > 1 else ["final_norm"]
+
+
+def _check_sources(stacks: Mapping[str, Layers], blocks: Mapping[str, Component]) -> None:
+    """Only the decoder of a model with an encoder can attend to it."""
+    for name, layers in stacks.items():
+        for block in dict.fromkeys(layers):
+            crossing = any(part.get("source") == "encoder" for part in blocks[block].walk())
+            if crossing and (name != "decoder" or "encoder" not in stacks):
+                raise UserError(
+                    f"model.blocks.{block}: source='encoder' needs a decoder beside an encoder, but the block is in model.{name}"
+                    + ("" if "encoder" in stacks else " and there is no model.encoder")
+                )
+
+
+def _check_types(section: Mapping[str, Any]) -> None:
+    # An ml_collections ConfigDict behaves like a mapping without being registered as one.
+    if not hasattr(section["blocks"], "items"):
+        raise UserError(f"model.blocks: expected blocks by name, such as block='pre(attention, mlp)', got {section['blocks']!r}")
+    for key, value in section.items():
+        if key in _PART_KINDS or key in STACKS:
+            types, allowed = (str,), "a sentence such as 'rope(theta=500000)'"
+        else:
+            types, allowed = (str, int, float), "a sentence such as 'gelu(d_ff=4*d_model)', or a number"
+        if value is not None and key != "blocks" and type(value) not in types:
+            raise UserError(f"model.{key}: expected {allowed}, got {value!r}")
+
+
+def _attention_scalars(keys: Mapping[str, str], scope: Scope) -> dict[str, int | float]:
+    """The numbers of the model's `attention` (heads, head_dim, ...), which other sentences may use."""
+    if "attention" not in keys:
+        return {}
+    place = dataclasses.replace(scope, where="model.attention", open_keys=("attention",))
+    part = resolve(keys["attention"], registry.SUBLAYER_KINDS, place)
+    return {k: v for k, v in part.arguments if type(v) in (int, float) and k not in scope.scalars}
+
+
+def _norm_after(key: str, section, keys, blocks: dict[str, Component], layers: Layers, part) -> Component | None:
+    """The norm after a stack: its own key, or `norm` where the last block leaves the stream unnormalised."""
+    if key in section:
+        return part(key) if section[key] is not None else None
+    *_, last = layers
+    if not registry.find(("block",), blocks[last].name).factory.leaves_stream_unnormalised:
+        return None
+    if "norm" not in keys:
+        raise UserError(f"model.norm: required by the norm after the last block (or set model.{key})")
+    return dataclasses.replace(part("norm"), label=key)
+
+
+def _check_unused(section: Mapping[str, Any], keys: Mapping[str, str], resolved: dict[str, Component]) -> None:
+    """A sublayer or a number that nothing uses is a mistake in the config, such as a misspelt key."""
+
+    def named(texts):
+        return set().union(*(notation.names(notation.parse(text)) for text in texts))
+
+    in_blocks = named(section["blocks"].values())
+    used = {c.label for block in resolved.values() for c in block.walk()} | in_blocks
+    everywhere = in_blocks | named(v for v in section.values() if isinstance(v, str))
+    for key, value in section.items():
+        known = key in (*_PART_KINDS, *STACKS, *_REQUIRED_SCALARS, "blocks", "inputs") or value is None
+        if not known and key not in (used if key in keys else everywhere):
+            options = [*_PART_KINDS, *STACKS, *_REQUIRED_SCALARS, "blocks", *in_blocks]
+            raise NotationError(f"model.{key}: nothing uses this key{nearest(key, options)}")

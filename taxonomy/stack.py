@@ -1,0 +1,125 @@
+"""Layer algebra -> modules. The only file that knows about scan.
+
+Parameters follow the algebra: item i of a sequence is "{i}_{block}" or "{i}_repeat". A scanned repeat holds one body whose arrays
+have a leading axis of the repeat's length; an unrolled one holds "{i}_repeat_{r}" for each turn r. `unstack` and `restack`
+convert between the two.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taxonomy import registry
+from taxonomy.errors import UserError, nearest
+from taxonomy.layers.context import Context
+from taxonomy.notation import Layers
+from taxonomy.registry import Component
+
+# What a block keeps for its backward pass; the rest is computed again.
+REMAT_POLICIES = {
+    "none": "everything",
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # the projections, not the attention scores
+    "full": jax.checkpoint_policies.nothing_saveable,  # only the block's input
+}
+
+
+class Stack(nn.Module):
+    """Blocks in the order of the layer algebra, repeats scanned or unrolled."""
+
+    layers: Layers
+    blocks: tuple[tuple[str, Component], ...]
+    scan: bool = True
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        for i, item in enumerate(self.layers.items):
+            if isinstance(item, str):
+                x_BTD = _constrained(x_BTD)
+                x_BTD = _constrained(self._block(item, f"{i}_{item}")(x_BTD, context))
+            elif self.scan:
+                scanned = nn.scan(
+                    _Turn,
+                    variable_axes={"params": 0, "cache": 0},
+                    split_rngs={"params": True, "dropout": True},
+                    in_axes=nn.broadcast,
+                    length=item.count,
+                    metadata_params={nn.PARTITION_NAME: "layers"},
+                )
+                x_BTD, _ = scanned(**self._inner(item.body), name=f"{i}_repeat")(x_BTD, context)
+            else:
+                for turn in range(item.count):
+                    x_BTD = Stack(**self._inner(item.body), name=f"{i}_repeat_{turn}")(x_BTD, context)
+        return x_BTD
+
+    def _inner(self, body: Layers) -> dict[str, Any]:
+        return {"layers": body, "blocks": self.blocks, "scan": self.scan, "remat": self.remat}
+
+    def _block(self, block: str, name: str) -> nn.Module:
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"remat: unknown policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
+        transform = None
+        if self.remat != "none":
+            policy = REMAT_POLICIES[self.remat]
+            # A scan's body is compiled apart from its backward pass; elsewhere the two could be merged again.
+            transform = functools.partial(nn.remat, policy=policy, prevent_cse=not isinstance(self, _Turn))
+        return registry.instantiate(dict(self.blocks)[block], transform, name=name)
+
+
+class _Turn(Stack):
+    """One turn of a scanned repeat."""
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, None]:
+        return Stack.__call__(self, x_BTD, context), None
+
+
+def _constrained(x_BTD: jax.Array) -> jax.Array:
+    """The residual stream, kept in its sharding."""
+    return nn.with_logical_constraint(x_BTD, ("batch", "time", "features"))
+
+
+def locations(layers: Layers) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:
+    """For each layer in order: its block's name, its path in the scanned parameters, and its index on their leading axes."""
+    for i, item in enumerate(layers.items):
+        if isinstance(item, str):
+            yield item, (f"{i}_{item}",), ()
+        else:
+            for turn in range(item.count):
+                for block, path, index in locations(item.body):
+                    yield block, (f"{i}_repeat", *path), (turn, *index)
+
+
+def unstack(tree: dict[str, Any], layers: Layers) -> dict[str, Any]:
+    """From the scanned layout of a stack's variables to the unrolled one."""
+    result = {}
+    for i, item in enumerate(layers.items):
+        if isinstance(item, str):
+            result[f"{i}_{item}"] = tree[f"{i}_{item}"]
+            continue
+        for turn in range(item.count):
+            one = jax.tree.map(lambda a, turn=turn: a[turn], tree[f"{i}_repeat"])
+            result[f"{i}_repeat_{turn}"] = unstack(one, item.body)
+    return result
+
+
+def restack(tree: dict[str, Any], layers: Layers) -> dict[str, Any]:
+    """From the unrolled layout of a stack's variables to the scanned one."""
+    result = {}
+    for i, item in enumerate(layers.items):
+        if isinstance(item, str):
+            result[f"{i}_{item}"] = tree[f"{i}_{item}"]
+            continue
+        turns = [restack(tree[f"{i}_repeat_{turn}"], item.body) for turn in range(item.count)]
+        result[f"{i}_repeat"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *turns)
+    return result
+
+
+def is_stacked(tree: dict[str, Any]) -> bool:
+    """Whether a stack's variables are in the scanned layout."""
+    return not any(re.fullmatch(r"\d+_repeat_\d+", name) for name in tree)

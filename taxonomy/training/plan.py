@@ -1,0 +1,136 @@
+"""A config read into typed parts, with every mistake found before any device work."""
+
+import dataclasses
+import math
+
+import ml_collections
+
+from taxonomy import model, registry, sharding, spec
+from taxonomy.errors import UserError, nearest
+from taxonomy.objectives.objective import Lengths, Objective, check
+from taxonomy.stack import REMAT_POLICIES
+from taxonomy.training.optimizers import Optimizer
+from taxonomy.training.schedules import BatchPlan, Duration, Progress, Schedule
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do. Durations are resolved to steps."""
+
+    config: ml_collections.ConfigDict
+    model: spec.Model
+    execution: model.Execution
+    optimizer: Optimizer
+    schedule: Schedule
+    objective: Objective
+    context: int
+    batches: BatchPlan
+    microbatch: int
+    steps: int
+    evaluate_every: int
+    checkpoint_every: int
+
+    @property
+    def lengths(self) -> Lengths:
+        """Tokens an example has room for."""
+        return Lengths(self.context, self.model.inputs if len(self.model.stacks) > 1 else None)
+
+    def tokens_before(self, step: int) -> int:
+        """Tokens of all steps before this one."""
+        return self.batches.before(step) * self.context
+
+    def progress(self, step: int) -> Progress:
+        return Progress(step, self.tokens_before(step), self.steps, self.tokens_before(self.steps))
+
+    def learning_rate(self, step: int) -> float:
+        return self.schedule(self.progress(step))
+
+    def microbatches(self, step: int) -> int:
+        """How many parts the step's batch is computed in."""
+        return max(1, math.ceil(self.batches.sequences(step) / self.microbatch))
+
+
+def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
+    """Reads every field of the config. Raises UserError naming the first one that is wrong."""
+    train = config.train
+    parsed = spec.model(config.model.to_dict())
+    for key, value, allowed in (("dtype", train.dtype, DTYPES), ("remat", train.remat, REMAT_POLICIES)):
+        if value not in allowed:
+            raise UserError(f"config.train.{key}: unknown value {value!r}{nearest(value, allowed)}")
+    context = train.context or parsed.context
+    if context < 1 or (context > parsed.context and _has_table(parsed)):
+        raise UserError(f"config.train.context: {context}; the model's learned positions allow 1 to {parsed.context}")
+    full = train.batch_tokens // context
+    if full < 1 or train.batch_tokens % context:
+        allowed = f"a multiple of the context {context}"
+        raise UserError(f"config.train.batch_tokens: must be {allowed}, got {train.batch_tokens}")
+
+    stages: tuple[tuple[int, int], ...] = ()
+    if train.batch_ramp:
+        stages = tuple(registry.create("batch_ramp", train.batch_ramp, "config.train.batch_ramp").stages(full, context))
+    mesh = sharding.parse_mesh(config.mesh, devices)
+    rows = math.prod(mesh[axis] for axis in sharding.RULES["batch"])
+    stages = tuple((max(rows, size // rows * rows), steps) for size, steps in stages)
+    if full % rows:
+        raise UserError(
+            f"config.train.batch_tokens: {full} sequences of {context} do not divide over {rows} batch shards of the mesh"
+        )
+    batches = BatchPlan(full, stages)
+    microbatch = _microbatch(train.microbatch_tokens, context, rows, [full, *(size for size, _ in stages)])
+
+    if (train.steps is None) == (train.tokens is None):
+        raise UserError(f"config.train: give either steps or tokens, got steps={train.steps} and tokens={train.tokens}")
+    steps = train.steps if train.steps is not None else batches.steps_for(train.tokens / context)
+    if steps < 1:
+        raise UserError(f"config.train.steps: at least 1 is needed, got {steps}")
+    for key, value in (("train.log_every", train.log_every), ("checkpoint.keep", config.checkpoint.keep)):
+        if value < 1:
+            raise UserError(f"config.{key}: at least 1 is needed, got {value}")
+    if train.clip is not None and not train.clip > 0:
+        raise UserError(f"config.train.clip: must be above 0, got {train.clip}")
+    per_step = batches.before(steps) * context / steps
+    return Plan(
+        config=config,
+        model=parsed,
+        execution=model.Execution(train.dtype, train.scan, train.remat, train.attention, train.loss_chunk),
+        optimizer=registry.create("optimizer", train.optimizer, "config.train.optimizer"),
+        schedule=registry.create("schedule", train.schedule, "config.train.schedule"),
+        objective=_objective(train.objective, parsed),
+        context=context,
+        batches=batches,
+        microbatch=microbatch,
+        steps=steps,
+        evaluate_every=Duration.parse(config.evaluation.every, "config.evaluation.every").steps(steps, per_step),
+        checkpoint_every=Duration.parse(config.checkpoint.every, "config.checkpoint.every").steps(steps, per_step),
+    )
+
+
+def _objective(sentence: str, parsed: spec.Model) -> Objective:
+    objective = registry.create("objective", sentence, "config.train.objective")
+    try:
+        check(objective, parsed.structure)
+    except UserError as e:
+        raise UserError(f"config.train.{e}") from None
+    if "order" in objective.gives or objective.coordinates > 1:
+        raise UserError(f"config.train.objective: no model here reads what {sentence} gives")
+    return objective
+
+
+def _has_table(parsed: spec.Model) -> bool:
+    return any(part.kind == "position" and part.name == "learned" for part in parsed.components())
+
+
+def _microbatch(tokens: int | None, context: int, rows: int, sizes: list[int]) -> int:
+    """Sequences per microbatch."""
+    if tokens is None:
+        return max(sizes)
+    sequences = tokens // context
+    bad = [size for size in sizes if size > sequences and size % max(1, sequences)]
+    if sequences < 1 or tokens % context or sequences % rows or bad:
+        raise UserError(
+            f"config.train.microbatch_tokens: {tokens} must be a multiple of {context} x {rows} (context x batch shards) "
+            f"that divides every batch ({', '.join(str(size * context) for size in sizes[:4])} tokens)"
+        )
+    return sequences

@@ -1,0 +1,161 @@
+"""The training step: a pure function from (state, batch, learning rate) to (state, metrics), compiled once per batch shape."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from taxonomy import sharding
+from taxonomy.layers.params import Declared
+from taxonomy.model import Transformer, blank
+from taxonomy.ops.cross_entropy import Sums
+from taxonomy.training.optimizers import Optimizer
+
+Batch = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run needs besides its config and its data. `skipped` counts updates left out in a row."""
+
+    step: jax.Array
+    skipped: jax.Array
+    key: jax.Array
+    params: Any
+    opt_state: Any
+
+
+class Trainer:
+    """The compiled functions of one run on one mesh. `declared` and `abstract` describe its parameters and its state."""
+
+    def __init__(self, model: Transformer, optimizer: Optimizer, mesh: Mesh, clip: float | None = 1.0, z_loss: float = 0.0):
+        self.model, self.optimizer, self.mesh, self.clip, self.z_loss = model, optimizer, mesh, clip, z_loss
+        self.declared = jax.eval_shape(lambda: model.init(jax.random.key(0), **blank(model.spec)))["params"]
+        self.transform = optimizer.transform(self.declared)
+        self.abstract = jax.eval_shape(self._create, jax.random.key(0))
+        self.shardings = self._state_shardings()
+        batch = sharding.batch_sharding(mesh)
+        self._init = jax.jit(self._create, out_shardings=self.shardings)
+        self._step = jax.jit(
+            self._train,
+            static_argnums=3,
+            donate_argnums=0,
+            in_shardings=(self.shardings, batch, None),
+            out_shardings=(self.shardings, None),
+        )
+        self._evaluate = jax.jit(self._sums, in_shardings=(self.shardings.params, batch))
+
+    def _state_shardings(self) -> TrainState:
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        params = sharding.parameter_shardings(self.declared, self.mesh)
+        # Optimizer moments stand at their parameter's path and are sharded like it; counters and factored moments are replicated.
+        places = dict(jax.tree_util.tree_flatten_with_path(params)[0])
+        shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(self.abstract.params)[0]}
+
+        def place(path, leaf):
+            own = next((path[i:] for i in range(len(path)) if path[i:] in places), None)
+            return places[own] if own and shapes[own] == leaf.shape else replicated
+
+        opt_state = jax.tree_util.tree_map_with_path(place, self.abstract.opt_state)
+        return TrainState(replicated, replicated, replicated, params, opt_state)
+
+    def init(self, seed: int) -> TrainState:
+        """A new state, each array created where it lives."""
+        with self.scope():
+            return self._init(jax.random.key(seed))
+
+    def step(self, state: TrainState, batch: Batch, learning_rate: float, microbatches: int = 1) -> tuple[TrainState, dict]:
+        """One update; the state is donated. Metrics stay on the device."""
+        with self.scope():
+            return self._step(state, batch, jnp.float32(learning_rate), microbatches)
+
+    def evaluate(self, params: Any, batch: Batch) -> Sums:
+        """Sums of the loss over a batch, without an update."""
+        with self.scope():
+            return self._evaluate(params, batch)
+
+    def lower(self, batch: Batch, microbatches: int = 1) -> Any:
+        """The step lowered for abstract arrays, for tests and plans."""
+        with self.scope():
+            return self._step.lower(self.abstract, batch, jnp.float32(0), microbatches)
+
+    def scope(self) -> Any:
+        """The mesh and the axis rules that logical constraints are read under."""
+        stack = contextlib.ExitStack()
+        stack.enter_context(jax.set_mesh(self.mesh))
+        stack.enter_context(nn.logical_axis_rules(sharding.flax_rules()))
+        return stack
+
+    def put(self, batch: dict[str, Any]) -> Batch:
+        """A host's part of a batch as global arrays."""
+        place = sharding.batch_sharding(self.mesh)
+        return {k: jax.make_array_from_process_local_data(place, v) for k, v in batch.items()}
+
+    def _create(self, key: jax.Array) -> TrainState:
+        key, init_key = jax.random.split(key)
+        boxes = self.model.init(init_key, **blank(self.model.spec))["params"]
+        # Not flax's own unboxing: its constraint refuses the two axes of layers that a repeat in a repeat has.
+        params = jax.tree.map(lambda box: box.value, boxes, is_leaf=lambda leaf: isinstance(leaf, Declared))
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, zero, key, params, self.transform.init(params))
+
+    def _sums(self, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
+        rngs = None if key is None else {"dropout": key}
+        train, z_loss = key is not None, self.z_loss if key is not None else 0.0
+        return self.model.apply({"params": params}, **batch, train=train, z_loss=z_loss, rngs=rngs, method="loss")
+
+    def _train(self, state: TrainState, batch: Batch, learning_rate: jax.Array, microbatches: int) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(state.key, state.step)
+        gradients, sums = self._gradients(state.params, batch, key, microbatches)
+        gradients = jax.tree.map(lambda g: g / sums.weight, gradients)
+        norm = optax.tree.norm(gradients)
+        if self.clip is not None:
+            factor = jnp.minimum(1.0, self.clip / jnp.maximum(norm, 1e-16))
+            gradients = jax.tree.map(lambda g: g * factor, gradients)
+        updates, opt_state = self.transform.update(gradients, state.opt_state, state.params)
+        updates = self.optimizer.scaled(updates, state.params, learning_rate, self.declared)
+        params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        metrics = {
+            "loss": sums.nll / sums.weight,
+            "objective": sums.loss / sums.weight,
+            "accuracy": sums.correct / sums.weight,
+            "grad_norm": norm,
+            "param_norm": optax.tree.norm(params),
+            "skipped": skipped,
+        }
+        return TrainState(state.step + 1, skipped, state.key, params, opt_state), metrics
+
+    def _gradients(self, params: Any, batch: Batch, key: jax.Array, microbatches: int) -> tuple[Any, Sums]:
+        """Gradients of the summed loss, and the sums; microbatches are added up one after another."""
+
+        def loss(params, part, part_key):
+            sums = self._sums(params, part, part_key)
+            return sums.loss, sums
+
+        value_and_grad: Callable = jax.grad(loss, has_aux=True)
+        if microbatches == 1:
+            return self._placed(*value_and_grad(params, batch, key))
+        # Rows are dealt out in turn, so that every device keeps its own rows.
+        parts = jax.tree.map(lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, indexed):
+            i, part = indexed
+            one = self._placed(*value_and_grad(params, part, jax.random.fold_in(key, i)))
+            return jax.tree.map(jnp.add, total, one), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params), Sums(*(jnp.zeros((), jnp.float32),) * 4)
+        return jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))[0]
+
+    def _placed(self, gradients: Any, sums: Sums) -> tuple[Any, Sums]:
+        return jax.lax.with_sharding_constraint(gradients, self.shardings.params), sums

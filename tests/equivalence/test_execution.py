@@ -1,0 +1,127 @@
+"""How a model is computed does not change what it computes: scan, rematerialisation, attention, loss chunks, dtype."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taxonomy import stack
+from taxonomy.ops import cross_entropy
+
+Z_LOSS = 1e-3
+
+
+def loss(one, params, batch, **execution):
+    """The mean loss and its sums."""
+    model = one.model(**{"loss_chunk": 40, **execution})
+    tokens, positions, segments = batch.inputs()
+    sums = model.apply({"params": params}, tokens, batch.targets, positions, segments, batch.weights, z_loss=Z_LOSS, method="loss")
+    return sums.loss / sums.weight, sums
+
+
+def gradients(one, params, batch, **execution):
+    return jax.jit(jax.value_and_grad(lambda params: loss(one, params, batch, **execution), has_aux=True))(params)
+
+
+@functools.cache
+def _plain(one_of, packed, family):
+    one = one_of(family)
+    batch = packed(one.spec.vocab)
+    return one, batch, gradients(one, one.params, batch)
+
+
+@pytest.fixture
+def plain(family, tiny, packed):
+    """A family's tiny model, a packed batch, and its loss with gradients as computed by default."""
+    return _plain(tiny, packed, family)
+
+
+def assert_same(found, expected, rtol=1e-4, atol=1e-6):
+    """Equal loss, sums and gradients; a gradient is compared on the scale of its own array."""
+    (found_value, found_gradients), (value, expected_gradients) = found, expected
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found_value, value)
+
+    def compare(path, a, b):
+        scale = np.abs(b).max()
+        assert scale > 0, path
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=max(atol, rtol * scale), err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, found_gradients, expected_gradients)
+
+
+def test_scan_is_loop(plain):
+    one, batch, expected = plain
+    algebra = one.spec.decoder
+    unrolled = {**one.params, "decoder": stack.unstack(one.params["decoder"], algebra)}
+    again = stack.restack(unrolled["decoder"], algebra)
+    jax.tree.map(np.testing.assert_array_equal, again, one.params["decoder"])
+    value, flat = gradients(one, unrolled, batch, scan=False)
+    assert_same((value, {**flat, "decoder": stack.restack(flat["decoder"], algebra)}), expected)
+    scanned, looped = one.logits(one.params, *batch.inputs()), one.logits(unrolled, *batch.inputs(), scan=False)
+    np.testing.assert_allclose(scanned, looped, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", sorted(set(stack.REMAT_POLICIES) - {"none"}))
+def test_computing_again_changes_nothing(plain, remat):
+    one, batch, expected = plain
+    assert_same(gradients(one, one.params, batch, remat=remat), expected)
+
+
+def test_remat_saves_less(plain):
+    """Each policy keeps fewer numbers for the backward pass than the one before it."""
+    one, batch, _ = plain
+
+    def residuals(remat):
+        _, pull = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(one, p, batch, remat=remat)[0], p), one.params)
+        return sum(leaf.size for leaf in jax.tree.leaves(pull))
+
+    assert residuals("none") > residuals("dots") > residuals("full")
+
+
+def test_chunked_attention_is_the_reference(plain):
+    """Gradients are compared in the tests of the operation."""
+    one, batch, _ = plain
+    chunked, reference = (one.logits(one.params, *batch.inputs(), attention=name) for name in ("auto", "reference"))
+    np.testing.assert_allclose(chunked, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_is_that_of_the_logits(plain):
+    one, batch, expected = plain
+
+    @jax.jit
+    def from_logits(params):
+        logits = one.model().apply({"params": params}, *batch.inputs())
+        log_z = jax.nn.logsumexp(logits, -1)
+        nll = log_z - jnp.take_along_axis(logits, batch.targets[..., None], -1)[..., 0]
+        total = lambda values: (values * batch.weights).sum()  # noqa: E731
+        correct = logits.argmax(-1) == batch.targets
+        sums = cross_entropy.Sums(total(nll + Z_LOSS * log_z**2), total(nll), total(correct), batch.weights.sum())
+        return sums.loss / sums.weight, sums
+
+    assert_same(jax.value_and_grad(from_logits, has_aux=True)(one.params), expected)
+
+
+def test_bfloat16_is_near(plain):
+    """Activations in bfloat16 (8 bits) move the loss by well under a percent."""
+    one, batch, (expected, _) = plain
+    value, sums = jax.jit(lambda p: loss(one, p, batch, dtype="bfloat16"))(one.params)
+    np.testing.assert_allclose(value, expected[0], rtol=0.01)
+    assert value != expected[0] and sums.loss.dtype == jnp.float32
+    logits = jax.eval_shape(lambda p: one.model(dtype="bfloat16").apply({"params": p}, *batch.inputs()), one.params)
+    assert logits.dtype == jnp.float32
+
+
+def test_bfloat16_gradients_point_the_same_way(tiny, packed):
+    one, batch, (_, expected) = _plain(tiny, packed, "gpt3")  # a family with biases, two masks and a tied head
+    _, found = gradients(one, one.params, batch, dtype="bfloat16")
+
+    def compare(path, a, b):
+        assert a.dtype == jnp.float32
+        if np.abs(b).max() < 1e-6:  # a key's bias moves all scores of a query alike: its gradient is rounding
+            return
+        similarity = np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+        assert similarity > 0.98, f"{jax.tree_util.keystr(path)}: {similarity}"
+
+    jax.tree_util.tree_map_with_path(compare, found, expected)

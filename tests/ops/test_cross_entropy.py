@@ -1,0 +1,126 @@
+"""The chunked loss with gradients of its own, against the plain loss and PyTorch's."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taxonomy.ops import cross_entropy as ce
+from taxonomy.ops.cross_entropy import Projection
+
+BATCH, TIME, D, V = 3, 10, 8, 37
+GENERATOR = np.random.default_rng(0)
+X, KERNEL, BIAS = (GENERATOR.standard_normal(s).astype(np.float32) for s in ((BATCH, TIME, D), (V, D), (V,)))
+TARGETS = GENERATOR.integers(0, V, (BATCH, TIME))
+WEIGHTS = (GENERATOR.random((BATCH, TIME)) * (GENERATOR.random((BATCH, TIME)) < 0.7)).astype(np.float32)
+HEADS = {
+    "plain": {},
+    "bias": dict(bias=True),
+    "scale": dict(scale=0.3),
+    "softcap": dict(softcap=2.0),
+    "all": dict(bias=True, scale=0.3, softcap=2.0),
+}
+
+
+def projection(kernel, bias, options) -> Projection:
+    return Projection(kernel, bias if options.get("bias") else None, options.get("scale", 1.0), options.get("softcap"))
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.02])
+@pytest.mark.parametrize("options", HEADS.values(), ids=HEADS.keys())
+def test_the_reference_is_that_of_torch(options, z_loss):
+    torch = pytest.importorskip("torch")
+    sums = ce.reference(X, projection(KERNEL, BIAS, options), TARGETS, WEIGHTS, z_loss)
+    y = torch.tensor(X @ KERNEL.T) * options.get("scale", 1.0) + (torch.tensor(BIAS) if options.get("bias") else 0)
+    if cap := options.get("softcap"):
+        y = cap * torch.tanh(y / cap)
+    nll = torch.nn.functional.cross_entropy(y.reshape(-1, V), torch.tensor(TARGETS).reshape(-1), reduction="none").reshape(
+        BATCH, TIME
+    )
+    weights = torch.tensor(WEIGHTS)
+    np.testing.assert_allclose(sums.nll, (nll * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.loss, ((nll + z_loss * y.logsumexp(-1) ** 2) * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.correct, ((y.argmax(-1) == torch.tensor(TARGETS)) * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.weight, WEIGHTS.sum(), rtol=1e-6)
+
+
+def both(function, options, z_loss, dtype=jnp.float32):
+    """Sums, and gradients of three times the loss by features, kernel and bias."""
+
+    def loss(x, kernel, bias):
+        sums = function(x, projection(kernel, bias, options), TARGETS, WEIGHTS, z_loss)
+        return 3 * sums.loss, sums
+
+    (_, sums), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(jnp.asarray(X, dtype), KERNEL, BIAS)
+    return sums, gradients
+
+
+@functools.cache
+def of_reference(head, z_loss):
+    return both(ce.reference, HEADS[head], z_loss)
+
+
+@pytest.mark.parametrize(
+    ("head", "z_loss", "chunk"),
+    [
+        *((head, z_loss, 6) for head in HEADS for z_loss in (0.0, 0.02)),
+        *(("all", 0.02, chunk) for chunk in (1, 3, 4, 7, 15, 30, 1000)),
+        *(("plain", 0.0, chunk) for chunk in (1, 1000)),
+    ],
+)
+def test_chunks_give_the_reference_and_its_gradients(head, z_loss, chunk):
+    found, found_gradients = both(lambda *a: ce.cross_entropy(*a, chunk), HEADS[head], z_loss)
+    expected, expected_gradients = of_reference(head, z_loss)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+    for name, a, b in zip(("features", "kernel", "bias"), found_gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+        assert np.any(b) or (name == "bias" and not HEADS[head].get("bias"))
+
+
+def test_the_value_alone_is_the_value_with_gradients():
+    head = projection(KERNEL, BIAS, HEADS["all"])
+    alone = ce.cross_entropy(X, head, TARGETS, WEIGHTS, 0.02, 6)
+    with_gradients, _ = both(lambda *a: ce.cross_entropy(*a, 6), HEADS["all"], 0.02)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), alone, with_gradients)
+
+
+def test_tokens_without_weight_count_for_nothing():
+    weights = WEIGHTS.copy()
+    weights[:, ::2] = 0
+
+    def loss(x, targets):
+        return ce.cross_entropy(x, Projection(KERNEL, None), targets, weights, 0.01, 6).loss
+
+    other_targets = np.where(weights > 0, TARGETS, (TARGETS + 1) % V)
+    gradient = jax.grad(loss)(X, TARGETS)
+    assert loss(X, TARGETS) == loss(X, other_targets)
+    assert not np.any(gradient[:, ::2]) and np.all(np.any(gradient[:, 1::2], -1) == (weights[:, 1::2] > 0))
+
+
+def test_bfloat16_features_are_near():
+    """Gradients are rounded once to bfloat16 (8 bits), sums stay float32."""
+    expected, expected_gradients = of_reference("all", 0.02)
+    found, found_gradients = both(lambda *a: ce.cross_entropy(*a, 6), HEADS["all"], 0.02, jnp.bfloat16)
+    assert found.loss.dtype == jnp.float32
+    assert [g.dtype for g in found_gradients] == [jnp.bfloat16, jnp.float32, jnp.float32]
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=5e-3)
+    for a, b in zip(found_gradients, expected_gradients, strict=True):
+        error = np.linalg.norm(np.asarray(a, np.float32) - b) / np.linalg.norm(b)
+        assert error < 0.02
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 16, 30, 64])
+def test_no_more_logits_are_alive_than_a_chunk_holds(chunk):
+    """Chunks divide the time axis, so one time step of the batch is the least."""
+    run = lambda x: ce.cross_entropy(x, Projection(KERNEL, None), TARGETS, WEIGHTS, 0.0, chunk).loss  # noqa: E731
+    text = str(jax.make_jaxpr(jax.value_and_grad(run))(X))
+    alive = max(b * t for b in (BATCH,) for t in range(1, TIME + 1) if f"f32[{b},{t},{V}]" in text)
+    assert alive <= max(chunk, BATCH)
+
+
+def test_large_logits_stay_finite():
+    head = Projection(jnp.asarray(KERNEL) * 1e4, None)
+    (value, gradient) = jax.value_and_grad(lambda x: ce.cross_entropy(x, head, TARGETS, WEIGHTS, 0.0, 6).loss)(X)
+    assert np.isfinite(value) and np.isfinite(gradient).all()

@@ -1,0 +1,170 @@
+"""Costs derived from declarations, against what the program really has and does."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend import core
+
+from taxonomy import config as config_lib
+from taxonomy import model as model_lib
+from taxonomy import registry, spec
+from taxonomy.scaling import accounting
+
+BATCH, TIME = 2, 48
+
+
+def matrix_flops(jaxpr) -> int:
+    """FLOPs of all dot_general of a program: 2 per multiplication, bodies of scans as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(inner, core.ClosedJaxpr):
+                    inner = inner.jaxpr
+                if isinstance(inner, core.Jaxpr):
+                    times = equation.params["length"] if equation.primitive.name == "scan" else 1
+                    total += times * matrix_flops(inner)
+    return total
+
+
+def traced(function, *args) -> int:
+    return matrix_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def tokens(batch=BATCH, time=TIME):
+    return jax.ShapeDtypeStruct((batch, time), jnp.int32)
+
+
+def apply(model):
+    return lambda params, tokens: model.apply({"params": params}, tokens)
+
+
+def test_parameters(family, tiny):
+    one = tiny(family)
+    costs = accounting.count(one.config.model)
+    assert costs == accounting.count(one.spec)
+    assert costs.parameters == sum(leaf.size for leaf in jax.tree.leaves(one.params))
+    assert sum(size for _, size in costs.by_part) == costs.parameters
+    assert costs.active_parameters <= costs.parameters
+    leaves = jax.tree_util.tree_leaves_with_path(one.params)
+    tables = [leaf.size for path, leaf in leaves if (path[0].key, path[-1].key) == ("embedding", "table")]
+    assert costs.embedding_parameters == sum(tables) >= one.spec.vocab * one.spec.d_model
+    assert (costs.layers, costs.d_model, costs.context) == (len(one.spec.decoder), one.spec.d_model, one.spec.context)
+
+
+@pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
+def test_forward_flops_equal_those_of_the_program(family, tiny, scan):
+    one = tiny(family)
+    model = one.model(scan=scan, attention="reference")
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
+    expected = BATCH * TIME * accounting.forward_flops_per_token(one.spec, TIME, masked=False)
+    assert traced(apply(model), params, tokens()) == expected + once_a_batch(one.spec)
+
+
+def once_a_batch(model) -> int:
+    """FLOPs that no token pays for: the projections of distances."""
+    parts = [part for block in model.decoder for part in model.block(block).walk() if part.kind == "attention"]
+    widths = [part["heads"] * part["head_dim"] for part in parts if part["position"].name == "transformer_xl"]
+    return 2 * model.d_model * (2 * TIME - 1) * sum(widths)
+
+
+def test_training_flops_equal_those_of_the_program(family, tiny):
+    """Forward and backward of the loss: each product has two more in the backward pass."""
+    one = tiny(family)
+    model = one.model(attention="reference")
+
+    def loss(params, tokens):
+        return model.apply({"params": params}, tokens, tokens, method="loss").loss
+
+    expected = 3 * BATCH * TIME * accounting.forward_flops_per_token(one.spec, TIME, masked=False)
+    # Distances have no gradient: one more product each, not two.
+    assert traced(jax.grad(loss), one.params, tokens()) == expected + 2 * once_a_batch(one.spec)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt2:tiny,model.d_model=384,model.vocab=2048",
+        "gpt3:tiny,model.d_model=384,model.vocab=2048",
+        "palm:tiny,model.d_model=384,model.vocab=2048,model.attention=mqa(heads=6,head_dim=64)",
+        "llama:tiny,model.d_model=384,model.vocab=2048,model.mlp=swiglu(d_ff=1024)",
+    ],
+)
+def test_forward_flops_are_near_xlas_own_count(name):
+    parsed = spec.model(config_lib.load_config(name).model)
+    model = model_lib.build(parsed, scan=False, attention="reference")
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
+    counted = jax.jit(apply(model)).lower(params, tokens()).cost_analysis()["flops"]
+    expected = BATCH * TIME * accounting.forward_flops_per_token(parsed, TIME, masked=False)
+    # XLA counts the elementwise work too.
+    assert expected < counted < 1.03 * expected
+
+
+def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
+    one = tiny(family)
+    context = one.spec.context
+    costs = accounting.count(one.spec)
+    query, key = np.mgrid[:context, :context]
+    expected = 0
+    for block in one.spec.decoder:
+        for part in one.spec.block(block).walk():
+            if part.kind == "attention":
+                pairs = int(registry.instantiate(part["mask"]).allowed(query, key).sum())
+                width = part["heads"] * part["head_dim"]
+                expected += 4 * width * pairs
+                if part["position"].name == "transformer_xl":  # a third product
+                    expected += 2 * width * pairs
+    assert costs.attention_flops_per_token * context == pytest.approx(expected, rel=1e-12)
+    assert costs.flops_per_token == accounting.forward_flops_per_token(one.spec)
+    assert costs.train_flops_per_token == accounting.train_flops_per_token(one.spec, context) == 3 * costs.flops_per_token
+
+
+def test_cache_bytes_are_those_of_the_cache(family, tiny):
+    one = tiny(family)
+    model = one.model(dtype="bfloat16")
+
+    def cache_bytes(length: int) -> int:
+        apply = functools.partial(model.apply, cache_length=length, mutable=["cache"])
+        _, state = jax.eval_shape(lambda p, t: apply({"params": p}, t), one.params, tokens(1, 1))
+        leaves = jax.tree.leaves(state["cache"])
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+    costs = accounting.count(one.spec)
+    assert costs.kv_cache_bytes_per_token == cache_bytes(2) - cache_bytes(1)
+    for context in (1, 5, one.spec.context, 3 * one.spec.context):
+        assert accounting.count(one.spec, context).kv_cache_bytes == cache_bytes(context)
+
+
+def test_a_tied_head_is_counted_once():
+    tied = accounting.count(config_lib.load_config("gpt2:tiny").model)
+    untied = accounting.count(config_lib.load_config("gpt2:tiny,model.head=untied").model)
+    assert tied.flops_per_token == untied.flops_per_token
+    assert untied.parameters - tied.parameters == 512 * 64
+    assert untied.embedding_parameters == tied.embedding_parameters == (512 + 64) * 64
+
+
+def test_conventions():
+    """The 6 N estimates against a published breakdown: arXiv:2005.14165, Table D.1, counts 6 x 174.6e9 for the largest."""
+    costs = accounting.count(config_lib.load_config("gpt3:175b").model)
+    assert costs.six_n == 6 * 174_604_259_328
+    assert costs.six_n_without_embeddings == 6 * (174_604_259_328 - (50257 + 2048) * 12288)
+    assert 1 < costs.train_flops_per_token / costs.six_n_without_embeddings < 1.02
+    # 12 L H Q T of all pairs (arXiv:2204.02311, Appendix B).
+    parsed = spec.model(config_lib.load_config("palm:8b").model)
+    every_pair = accounting.forward_flops_per_token(parsed, masked=False) - accounting.forward_flops_per_token(parsed)
+    attention = accounting.count(parsed).attention_flops_per_token + every_pair
+    assert 3 * attention == 12 * 32 * 16 * 256 * 2048
+
+
+def test_parts():
+    parts = dict(accounting.count(config_lib.load_config("gpt3:tiny").model).by_part)
+    assert parts["embedding/positions"] == 64 * 64
+    assert parts["decoder/dense/mlp"] == parts["decoder/banded/mlp"] == 2 * (2 * 4 * 64 * 64 + 5 * 64)

@@ -1,0 +1,74 @@
+"""The life of every family's tiny model: it learns from the embedded corpus, is stopped, goes on, writes text, and is converted."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import taxonomy
+from taxonomy import config as config_lib
+from taxonomy import sharding, spec
+from taxonomy.errors import Preempted
+from taxonomy.interop import engine
+from taxonomy.training import checkpoints, loop
+from taxonomy.training.step import Trainer
+
+STEPS, STOP = 50, 40
+OVERRIDES = {
+    "data.tokenizer": "bytes()",
+    "train.steps": STEPS,
+    "train.batch_tokens": 512,
+    "train.optimizer": "adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
+    "train.schedule": "constant(peak=3e-3, warmup='5 steps')",
+    "train.log_every": 1,
+    "evaluation.every": "50 steps",
+    "evaluation.batch_tokens": 512,
+    "evaluation.max_tokens": 512,
+    "checkpoint.every": "50 steps",
+    "checkpoint.asynchronous": False,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / "corpus"
+
+
+def test_a_tiny_model_lives(family, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("TAXONOMY_CACHE", str(cache))
+    config = config_lib.load_config(f"{family}:tiny", OVERRIDES)
+    workdir, update, calls = tmp_path / "run", Trainer.step, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == STOP:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda *_: make_mesh("", jax.devices()[:1]))  # eight take several times as long
+    with pytest.raises(Preempted, match=f"saved step {STOP} to"):
+        loop.train(config, workdir)
+    run = loop.train(config, workdir)
+    assert len(calls) == STEPS == run.step
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines}
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    first, last = (np.mean([losses[step] for step in steps]) for steps in (range(1, 6), range(STEPS - 4, STEPS + 1)))
+    assert last < first - 0.5, losses
+
+    config, params = taxonomy.restore(workdir)
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(run.state.params))
+    text = taxonomy.generate(config, params, ["def "], max_new_tokens=8, tokenizer=checkpoints.restore_tokenizer(workdir))
+    assert len(text) == 1 and isinstance(text[0], str)
+
+    architecture = config.about.verified_against.removeprefix("transformers.")
+    if architecture != config.about.verified_against:
+        assert engine.write_config(spec.model(config.model.to_dict()))[0].architecture == architecture
+        engine.to_hf(config, params, tmp_path / "theirs")
+        _, again = engine.from_hf(tmp_path / "theirs")
+        jax.tree.map(np.testing.assert_array_equal, again, params)
