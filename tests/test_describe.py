@@ -59,7 +59,8 @@ def test_every_size_is_described(everything):
         assert {key: type(one[key]) for key in KEYS} == KEYS, one["config"]
         assert one == json.loads(json.dumps(one))
         assert one["embedding_parameters"] < one["parameters"]
-        assert "decoder" in one["components"] and any(key.startswith("blocks.") for key in one["components"])
+        assert {"encoder", "decoder"} & set(one["components"]) == set(one["structure"].replace("prefix-", "").split("-")), one["config"]
+        assert any(key.startswith("blocks.") for key in one["components"])
 
 
 def test_counts_are_near_the_published_ones(everything):

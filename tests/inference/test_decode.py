@@ -216,7 +216,7 @@ def test_casting_ahead_changes_nothing(tiny):
 def test_the_caches_keep_their_buffers(rolling, dtype):
     """The loop's caches live in the buffers they came in."""
     tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
-    logits, caches = jax.eval_shape(functools.partial(decode._prefill, rolling.spec, dtype, 32), rolling.params, tokens, tokens)
+    logits, caches = jax.eval_shape(functools.partial(decode._prefill, rolling.spec, dtype, 32), rolling.params, tokens, tokens, {})
     greedy = registry.create("sampler", "greedy", "sampler")
     rest = (jax.ShapeDtypeStruct((2,), jnp.int32), 16, -1, jax.random.key(0))
     lowered = decode._extend.lower(rolling.spec, dtype, 32, 16, greedy, rolling.params, caches, logits, *rest)

@@ -99,7 +99,6 @@ def test_every_number_of_rotated_features_has_a_fraction():
         ("gemma2", {"sliding_window": None}, "no sliding_window is in use"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
         ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, "rope_type"),
-        ("falcon", {"alibi": True}, "alibi=True"),
         ("falcon", {"num_ln_in_parallel_attn": 2}, "do not go together"),
         ("falcon", {"new_decoder_architecture": True, "parallel_attn": False}, "do not go together"),
         ("phi3", {"rope_scaling": {"type": "longrope"}}, "'longrope'"),
