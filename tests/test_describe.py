@@ -59,7 +59,8 @@ def test_every_size_is_described(everything):
         assert {key: type(one[key]) for key in KEYS} == KEYS, one["config"]
         assert one == json.loads(json.dumps(one))
         assert one["embedding_parameters"] < one["parameters"]
-        assert {"encoder", "decoder"} & set(one["components"]) == set(one["structure"].replace("prefix-", "").split("-")), one["config"]
+        stacks = one["structure"].removeprefix("prefix-").split("-")
+        assert {"encoder", "decoder"} & set(one["components"]) == set(stacks), one["config"]
         assert any(key.startswith("blocks.") for key in one["components"])
 
 

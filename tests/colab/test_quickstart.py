@@ -3,13 +3,12 @@
 import json
 import pathlib
 
-import pytest
-
 COLAB = pathlib.Path(__file__).parents[2] / "colab"
 
 
 def test_ipynb_is_made_from_the_source():
-    jupytext = pytest.importorskip("jupytext")
+    import jupytext
+
     source = jupytext.read(COLAB / "quickstart.py")
     made = json.loads((COLAB / "quickstart.ipynb").read_text())
     cells = [("".join(cell["source"]), cell["cell_type"]) for cell in made["cells"]]
@@ -18,7 +17,7 @@ def test_ipynb_is_made_from_the_source():
 
 
 def test_notebook_runs(monkeypatch):
-    nbclient = pytest.importorskip("nbclient")
+    import nbclient
     import nbformat
 
     monkeypatch.setenv("TAXONOMY_MAX_STEPS", "12")

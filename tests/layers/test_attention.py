@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.layers.context import Context
 
-torch = pytest.importorskip("torch")
 KEYS = {"position": "none", "mask": "causal", "initializer": "normal(std=1)", "norm": "rmsnorm(eps=1e-5)"}
 X = np.random.default_rng(0).standard_normal((2, 9, 24)).astype(np.float32) / 2
 CONTEXT = Context(jnp.broadcast_to(jnp.arange(9), (2, 9)))

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.layers.context import Context
 
-torch = pytest.importorskip("torch")
 F = torch.nn.functional
 PLAIN = {
     "relu": F.relu,
@@ -94,7 +94,8 @@ def test_hidden_width_is_checked():
 
 
 def test_clamped_swiglu_is_that_of_transformers_gpt_oss(random_params):
-    modeling = pytest.importorskip("transformers.models.gpt_oss.modeling_gpt_oss")
+    from transformers.models.gpt_oss import modeling_gpt_oss as modeling
+
     config = modeling.GptOssConfig(hidden_size=8, intermediate_size=20, num_local_experts=1)
     experts = modeling.GptOssExperts(config)
     module = sublayer(f"clamped_swiglu(d_ff=20, limit={experts.limit / 4}, alpha={experts.alpha})")

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from taxonomy import registry
 
-torch = pytest.importorskip("torch")
 X = np.random.default_rng(0).standard_normal((2, 5, 12)).astype(np.float32) * 3 + 1
 
 

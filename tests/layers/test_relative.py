@@ -22,8 +22,9 @@ def position(sentence: str):
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 12, 20])
 def test_alibi_slopes_are_those_of_transformers_bloom(heads):
-    torch = pytest.importorskip("torch")
-    modeling = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    import torch
+    from transformers.models.bloom import modeling_bloom as modeling
+
     # At position 1 the tensor is the slope itself.
     expected = modeling.build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)[:, 0, 1]
     np.testing.assert_allclose(alibi_slopes(heads), expected, rtol=1e-6)
@@ -50,8 +51,9 @@ def test_alibi_subtracts_slope_times_distance():
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 20), (4, 9)])
 def test_buckets_are_those_of_transformers_t5(buckets, max_distance, bidirectional):
-    torch = pytest.importorskip("torch")
-    modeling = pytest.importorskip("transformers.models.t5.modeling_t5")
+    import torch
+    from transformers.models.t5 import modeling_t5 as modeling
+
     ahead = np.arange(-200, 201)
     expected = modeling.T5Attention._relative_position_bucket(torch.tensor(ahead), bidirectional, buckets, max_distance)
     sentence = f"t5_bias(buckets={buckets}, max_distance={max_distance}, bidirectional={bidirectional}, initializer=normal(std=1))"

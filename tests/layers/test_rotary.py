@@ -36,8 +36,9 @@ def test_rope_rotates_pairs(dims, interleaved, theta):
 
 
 def test_rope_is_that_of_transformers_llama():
-    torch = pytest.importorskip("torch")
-    modeling = pytest.importorskip("transformers.models.llama.modeling_llama")
+    import torch
+    from transformers.models.llama import modeling_llama as modeling
+
     config = modeling.LlamaConfig(hidden_size=48, num_attention_heads=3, head_dim=16)
     cos, sin = modeling.LlamaRotaryEmbedding(config)(torch.tensor(X), torch.tensor(POSITIONS))
     expected, _ = modeling.apply_rotary_pos_emb(torch.tensor(X), torch.tensor(X), cos, sin, unsqueeze_dim=2)
@@ -45,8 +46,9 @@ def test_rope_is_that_of_transformers_llama():
 
 
 def test_interleaved_rope_is_that_of_transformers_gptj():
-    torch = pytest.importorskip("torch")
-    modeling = pytest.importorskip("transformers.models.gptj.modeling_gptj")
+    import torch
+    from transformers.models.gptj import modeling_gptj as modeling
+
     table = modeling.create_sinusoidal_positions(64, 8)[torch.tensor(POSITIONS).long()]
     sin, cos = table.chunk(2, dim=-1)
     expected = torch.tensor(X)
@@ -75,8 +77,9 @@ SCALINGS = {
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_scaled_rope_is_that_of_transformers(scaling):
-    torch = pytest.importorskip("torch")
-    modeling = pytest.importorskip("transformers.models.llama.modeling_llama")
+    import torch
+    from transformers.models.llama import modeling_llama as modeling
+
     config = modeling.LlamaConfig(
         hidden_size=48,
         num_attention_heads=3,
@@ -96,8 +99,9 @@ def test_scaled_rope_is_that_of_transformers(scaling):
 
 def test_ntk_scaling_is_that_of_transformers_at_its_length():
     """Theirs grows the factor with the length; at factor 4 and four times the trained length it is (4 * 4 - 3)."""
-    torch = pytest.importorskip("torch")
-    modeling = pytest.importorskip("transformers.models.llama.modeling_llama")
+    import torch
+    from transformers.models.llama import modeling_llama as modeling
+
     parameters = dict(rope_type="dynamic", rope_theta=10000.0, factor=4.0)
     config = modeling.LlamaConfig(
         hidden_size=48, num_attention_heads=3, head_dim=16, max_position_embeddings=32, rope_parameters=parameters

@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 from flax import traverse_util
 from safetensors.numpy import load_file
 
 import taxonomy.model
 from taxonomy import spec
 from taxonomy.interop import engine
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 BATCH, TIME, PROMPT, INPUTS = 2, 72, 8, 40
 torch.set_num_threads(1)
