@@ -1,4 +1,4 @@
-"""The life of every family's tiny model: it learns from the embedded corpus, is stopped, goes on, writes text, and is converted."""
+"""The life of every family's tiny model: it learns from the embedded corpus, is stopped, goes on, is restored, and is converted."""
 
 import json
 import os
@@ -62,10 +62,8 @@ def test_a_tiny_model_lives(family, cache, tmp_path, monkeypatch):
     assert last < first - 0.5, losses
 
     config, params = taxonomy.restore(workdir)
+    checkpoints.restore_tokenizer(workdir)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(run.state.params))
-    text = taxonomy.generate(config, params, ["def "], max_new_tokens=8, tokenizer=checkpoints.restore_tokenizer(workdir))
-    assert len(text) == 1 and isinstance(text[0], str)
-
     architecture = config.about.verified_against.removeprefix("transformers.")
     if architecture != config.about.verified_against:
         assert engine.write_config(spec.model(config.model.to_dict()))[0].architecture == architecture

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training.common import assert_trees_close
 
 from taxonomy import notation, stack
 from taxonomy.errors import UserError
@@ -75,7 +76,7 @@ def test_nested_repeats_scan_as_they_unroll(text, random_params):
     shapes = nn.meta.unbox(jax.eval_shape(unrolled.init, jax.random.key(0), tokens))["params"]
     assert jax.tree.map(jnp.shape, flat) == jax.tree.map(jnp.shape, shapes)
     expected = jax.jit(unrolled.apply)({"params": flat}, tokens)
-    np.testing.assert_allclose(jax.jit(scanned.apply)({"params": params}, tokens), expected, rtol=1e-5, atol=1e-5)
+    assert_trees_close(jax.jit(scanned.apply)({"params": params}, tokens), expected, rtol=1e-5)
 
 
 def test_layers_of_a_scanned_repeat_start_different():

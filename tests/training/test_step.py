@@ -57,8 +57,12 @@ def logits_of(trainer, params, batch):
     return trainer.model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segments"])
 
 
+@pytest.mark.parametrize("family", ["gpt3", "palm", "command_a"])
 def test_accumulated_is_the_full_batch(family, tiny, packed):
-    """Also when the parts hold different numbers of real tokens; for the parameters as for the moments."""
+    """Also when the parts hold different numbers of real tokens; for the parameters as for the moments.
+
+    Every family accumulates over many devices, in `test_sharding`.
+    """
     one = tiny(family)
     batch = uneven_batch(packed, one.spec.vocab)
     weights = batch["weights"].sum(1)
