@@ -85,6 +85,7 @@ _MODEL_KEYS = (
     "final_norm",
     "encoder_norm",
 )
+_IN_MODEL = (["model"], ["model", "generator"])
 
 
 def experiment(model: Mapping[str, Any], **sections: Any) -> ml_collections.ConfigDict:
@@ -132,8 +133,8 @@ def assign(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     if not isinstance(node, ml_collections.ConfigDict):
         raise UserError(f"config.{key}: '{'.'.join(sections)}' has no keys of its own")
     in_model = sections[:1] == ["model"]
-    if last not in node and not (in_model and len(sections) == 1 and last in _MODEL_KEYS):
-        raise _unknown(key, last, node, _MODEL_KEYS if in_model and len(sections) == 1 else ())
+    if last not in node and not (sections in _IN_MODEL and last in _MODEL_KEYS):
+        raise _unknown(key, last, node, _MODEL_KEYS if sections in _IN_MODEL else ())
     kind = node.get_type(last) if last in node else _model_type(last)
     if kind is type(None):
         kind = _model_type(last) if in_model else str

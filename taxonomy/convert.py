@@ -14,6 +14,7 @@ from taxonomy.errors import UserError
 _FROM_HF = flags.DEFINE_string("from_hf", None, "The checkpoint to read: config.json and safetensors.")
 _TO_HF = flags.DEFINE_string("to_hf", None, "A directory to write such a checkpoint to.")
 _MODEL_TYPE = flags.DEFINE_string("model_type", None, "The family to write; by default the first that computes the same.")
+_NET = flags.DEFINE_string("net", "model", "Which net to write: model, or the generator trained beside it.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of what is written: float32, bfloat16 or float16.")
 
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
             print(f"note: {workdir} has no tokenizer: {problem}", file=sys.stderr)
     else:
         config, params = checkpoints.restore_params(workdir)
-        engine.to_hf(config, params, _TO_HF.value, _DTYPE.value, model_type=_MODEL_TYPE.value)
+        engine.to_hf(config, params, _TO_HF.value, _DTYPE.value, model_type=_MODEL_TYPE.value, net=_NET.value)
         tokenizer_files.out_of_workdir(workdir, _TO_HF.value)
     print(f"{_FROM_HF.value or workdir} -> {_TO_HF.value or workdir}")
 

@@ -26,7 +26,7 @@ from taxonomy.errors import UserError
 _SCALARS = ("vocab", "d_model", "context", "inputs")
 # The order of a page: what the stack is made of, then what its parts default to. Other keys are sublayers.
 _FIRST = ("encoder", "decoder", "blocks")
-_LAST = ("norm", "position", "mask", "embedding", "head", "encoder_norm", "final_norm", "initializer")
+_LAST = ("norm", "position", "mask", "embedding", "head", "encoder_norm", "final_norm", "initializer", "generator")
 _RECIPE = ("tokens", "steps", "batch_tokens", "batch_ramp", "context", "optimizer", "schedule", "clip", "z_loss")
 
 
@@ -46,6 +46,7 @@ def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict
         "parameters": costs.parameters,
         "active_parameters": costs.active_parameters,
         "embedding_parameters": costs.embedding_parameters,
+        **({"generator_parameters": costs.generator_parameters} if costs.generator_parameters else {}),
         "parameters_by_part": dict(costs.by_part),
         "published": about.published,
         "flops_per_token": costs.flops_per_token,
@@ -67,7 +68,7 @@ def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict
 
 
 def components(model: Mapping[str, Any]) -> dict[str, str]:
-    """The sentences of a model section as they are written, by key; blocks as "blocks.NAME"."""
+    """The sentences of a model section as they are written, by key; blocks as "blocks.NAME", a generator's as "generator.KEY"."""
     own = [key for key in model if key not in (*_FIRST, *_LAST, *_SCALARS)]
     found = {}
     for key in (*_FIRST, *own, *_LAST):
@@ -76,6 +77,8 @@ def components(model: Mapping[str, Any]) -> dict[str, str]:
             algebra = f"{model.get('encoder')} {model.get('decoder')}"
             used = dict.fromkeys(word for word in re.findall(r"\w+", algebra) if word in value)
             found |= {f"blocks.{block}": value[block] for block in used}
+        elif key == "generator" and value:
+            found |= {f"generator.{changed}": str(change) for changed, change in value.items()}
         elif value is not None:
             found[key] = str(value)
     return found
@@ -149,7 +152,8 @@ def _sections(descriptions: list[dict[str, Any]]) -> Iterator[list[tuple[str, li
     def keys(part: str) -> list[str]:
         # Of the first system in its order, then what only the others have; decoder and blocks before what they name.
         found = dict.fromkeys(key for d in descriptions for key in d[part])
-        return sorted(found, key=lambda key: (key not in spec.STACKS, not key.startswith("blocks."), key in _LAST))
+        last = {key for key in found if key.partition(".")[0] in _LAST}
+        return sorted(found, key=lambda key: (key not in spec.STACKS, not key.startswith("blocks."), key in last))
 
     def plain(part: str, key: str):
         return row(key, lambda d: _shown(d[part].get(key)))
@@ -166,6 +170,7 @@ def _sections(descriptions: list[dict[str, Any]]) -> Iterator[list[tuple[str, li
         row("parameters", parameters),
         row("of them active", lambda d: f"{d['active_parameters']:,}" if d["active_parameters"] != d["parameters"] else ""),
         row("of them in tables", lambda d: f"{d['embedding_parameters']:,}"),
+        row("and in the generator", lambda d: f"{d['generator_parameters']:,}" if "generator_parameters" in d else ""),
         row("forward FLOPs/token", lambda d: _size(d["flops_per_token"], "FLOP")),
         row("training FLOPs/token", lambda d: _size(d["train_flops_per_token"], "FLOP")),
         row("cache bytes/token", lambda d: f"{d['kv_cache_bytes_per_token']:,} (bfloat16)"),

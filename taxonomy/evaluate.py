@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps({"workdir": workdir, "split": _SPLIT.value, **result}))
         return
     print(f"{workdir}, {_SPLIT.value} split, {result['tokens']:,} tokens")
-    for key in (key for key in ("loss", "perplexity", "accuracy", "bits_per_byte") if key in result):
+    for key in (key for key in result if key != "tokens"):
         print(f"  {key.replace('_', ' '):14} {result[key]:.4f}")
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
+from taxonomy.layers import embeddings
 from taxonomy.layers.context import Context, Memory
+from taxonomy.objectives.masked_lm import discriminate
 from taxonomy.ops import cross_entropy
 from taxonomy.registry import Component
 from taxonomy.stack import Stack
@@ -35,13 +37,16 @@ class Transformer(nn.Module):
 
     Arrays: tokens (B, T) integers; positions, segments and prefix (B, T), see `Context`. `inputs` (B, S) and their coordinates are
     what the encoder beside a decoder reads; `tokens` are what the decoder, or the only stack, reads.
+    `shared` is the embedding of the model whose generator this one is.
     """
 
     spec: spec.Model
     execution: Execution = Execution()
+    shared: nn.Module | None = None
 
     def setup(self):
-        self.embedding = registry.instantiate(self.spec.embedding)
+        own = self.spec.embedding
+        self.embedding = registry.instantiate(own) if self.shared is None else embeddings.sharing(own, self.shared)
         for name, layers in self.spec.stacks.items():
             setattr(self, name, Stack(layers, self.spec.blocks, self.execution.scan, self.execution.remat))
             shared = shared_position(self.spec, name)
@@ -51,6 +56,8 @@ class Transformer(nn.Module):
             if getattr(self.spec, name) is not None:
                 setattr(self, name, registry.instantiate(getattr(self.spec, name)))
         self.head = registry.instantiate(self.spec.head)
+        if self.spec.generator is not None:
+            self.generator = Transformer(self.spec.generator, self.execution, self.embedding)
 
     def __call__(
         self,
@@ -160,6 +167,62 @@ class EncoderDecoder(Transformer):
         return Transformer.__call__(self, tokens, *rest, inputs=inputs, **others)
 
 
+class WithGenerator(Transformer):
+    """An encoder that tells the tokens of a text from samples of a generator, a smaller encoder trained beside it.
+
+    Called, it says what it makes of the tokens; the generator has a part in the loss alone (Clark et al. 2020, arXiv:2003.10555,
+    section 2). Both read the same vectors of tokens.
+    """
+
+    def __call__(self, tokens: jax.Array, *rest: Any, **others: Any) -> jax.Array:
+        """Float32 scores (B, T, 1) of having been replaced; see `Transformer`."""
+        if self.is_initializing():
+            self.generator(tokens)
+        return Transformer.__call__(self, tokens, *rest, **others)
+
+    def loss(
+        self,
+        tokens: jax.Array,
+        targets: jax.Array,
+        positions: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        weights: jax.Array | None = None,
+        train: bool = False,
+        z_loss: float = 0.0,
+        detection: jax.Array | None = None,
+        **others: jax.Array,
+    ) -> cross_entropy.Sums:
+        """Sums of the generator's loss of saying `targets`, the original text, where `weights` (B, T) are above zero.
+
+        `tokens` are the text with these places masked. `loss` has also the loss of telling which tokens are not the original once
+        they are sampled from the generator; "detection" in `others` has its sums. The weights of both are in the same unit;
+        `detection` (B, T) defaults to one for every token but padding. No gradient goes through the samples.
+        """
+        if weights is None:
+            weights = jnp.ones(targets.shape, jnp.float32)
+        if detection is None:
+            detection = jnp.ones(targets.shape, jnp.float32) if segments is None else (segments > 0).astype(jnp.float32)
+        features = self.generator.features(tokens, positions, segments, train, **others)
+        said, chunk = self.generator._projected(features), self.execution.loss_chunk
+        sums = cross_entropy.cross_entropy(*said, targets, weights, z_loss, chunk)
+        sampled = cross_entropy.sample(*said, self._uniform(tokens), chunk)
+        read, replaced = discriminate(targets, sampled, weights > 0)
+        found = Transformer.loss(self, read, replaced.astype(jnp.int32), positions, segments, detection, train, **others)
+        return sums.replace(loss=sums.loss + found.loss, others={"detection": found})
+
+    def _uniform(self, tokens_BT: jax.Array) -> jax.Array:
+        """A number in [0, 1) for each token: a function of the random key, which is a fixed one without the stream, and its row.
+
+        So a row gets the same samples in whatever batch, or part of one, it is computed.
+        """
+        key = self.make_rng("sample") if self.has_rng("sample") else jax.random.key(0)
+        place = jnp.arange(tokens_BT.shape[1], dtype=jnp.uint32)
+        # Odd numbers that differ from place to place (Knuth's multiplier): a hash of the row, modulo 2^32.
+        rows_B = jnp.sum(tokens_BT.astype(jnp.uint32) * (jnp.uint32(2654435761) * place * 2 + 1), axis=1, dtype=jnp.uint32)
+        draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), place.shape)  # noqa: E731
+        return jax.vmap(draw)(rows_B)
+
+
 def _heads(model: spec.Model, stack: str) -> int:
     """Heads of the stack's first attention."""
     block = model.block(next(iter(model.stacks[stack])))
@@ -194,7 +257,19 @@ def _check_length(model: spec.Model, time: int) -> None:
 def build(section, **execution) -> Transformer:
     """The Flax module of a config's `model` section (or of a `spec.Model`), computed as `Execution(**execution)` says."""
     parsed = section if isinstance(section, spec.Model) else spec.model(section)
-    return (EncoderDecoder if len(parsed.stacks) > 1 else Transformer)(parsed, Execution(**execution))
+    kind = WithGenerator if parsed.generator is not None else EncoderDecoder if len(parsed.stacks) > 1 else Transformer
+    return kind(parsed, Execution(**execution))
+
+
+def nets(model: spec.Model, params: Any) -> dict[str, tuple[spec.Model, Any]]:
+    """Each net with its parameters, as a model of its own: "model" and, beside one, "generator"."""
+    if model.generator is None:
+        return {"model": (model, params)}
+    own = {name: part for name, part in params.items() if name != "generator"}
+    vectors = own["embedding"].get("vectors", own["embedding"])
+    beside = params["generator"]
+    embedding = {"vectors": vectors, **beside.get("embedding", {})} if model.generator.embedding.get("base") else vectors
+    return {"model": (model.alone, own), "generator": (model.generator, {**beside, "embedding": embedding})}
 
 
 def blank(model: spec.Model, batch: int = 1, time: int = 1) -> dict[str, jax.Array]:

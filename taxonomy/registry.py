@@ -76,6 +76,7 @@ Norm = Annotated[Component, ("norm",)]
 Position = Annotated[Component, ("position",)]
 Mask = Annotated[Component, ("mask",)]
 Init = Annotated[Component, ("init",)]
+Embedding = Annotated[Component, ("embedding",)]
 Sublayer = Annotated[Component, SUBLAYER_KINDS]
 
 # Modules that define components, imported on first use so that `import taxonomy` stays quick.

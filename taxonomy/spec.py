@@ -174,7 +174,8 @@ class Model:
     """A complete model: scalars, resolved components, blocks by name, and the layer algebra of its stacks.
 
     `final_norm` follows the decoder, or the encoder of a model that has no other stack; `encoder_norm` the encoder of one that has.
-    `context` and `inputs`: tokens of the decoder (or the only stack) and of the encoder beside it.
+    `context` and `inputs`: tokens of the decoder (or the only stack) and of the encoder beside it. `generator`: the net trained
+    beside this one, whose samples this one tells from the original.
     """
 
     vocab: int
@@ -189,6 +190,12 @@ class Model:
     blocks: tuple[tuple[str, Component], ...]
     encoder: Layers | None
     decoder: Layers | None
+    generator: "Model | None" = None
+
+    @property
+    def alone(self) -> "Model":
+        """The same without a generator: what is left after training."""
+        return dataclasses.replace(self, generator=None)
 
     def block(self, name: str) -> Component:
         return dict(self.blocks)[name]
@@ -204,6 +211,11 @@ class Model:
         return any(registry.instantiate(part).prefix for part in self.components() if part.kind == "mask")
 
     @property
+    def detects(self) -> bool:
+        """Whether its head tells which tokens were replaced."""
+        return getattr(registry.find(("head",), self.head.name).factory, "detects", False)
+
+    @property
     def structure(self) -> str:
         """decoder, prefix-decoder, encoder or encoder-decoder."""
         return "prefix-decoder" if self.prefixed else "-".join(self.stacks)
@@ -212,12 +224,17 @@ class Model:
         """Every component used, each once, in reading order."""
         tops = [self.embedding, *(b for _, b in self.blocks), self.head]
         tops += [norm for norm in (self.encoder_norm, self.final_norm) if norm]
-        return list(dict.fromkeys(part for top in tops for part in top.walk()))
+        parts = [part for top in tops for part in top.walk()] + (self.generator.components() if self.generator else [])
+        return list(dict.fromkeys(parts))
 
 
 def model(section: Mapping[str, Any]) -> Model:
     """Reads the `model` section of a config. Raises NotationError or UserError naming `model.KEY`."""
     section = dict(section)
+    changes = section.pop("generator", None)
+    if changes is not None:
+        beside = model(section)
+        return dataclasses.replace(beside, generator=_generator(beside, section, changes))
     scalars = {k: v for k, v in section.items() if type(v) in (int, float)}
     for key in _REQUIRED_SCALARS:
         if type(section.get(key)) is not int or section[key] < 1:
@@ -265,6 +282,34 @@ def model(section: Mapping[str, Any]) -> Model:
         encoder=stacks.get("encoder"),
         decoder=stacks.get("decoder"),
     )
+
+
+def _generator(beside: Model, section: dict[str, Any], changes: Any) -> Model:
+    """The generator beside a model: the keys in which it differs from the model's section, and the rest of that."""
+    if not hasattr(changes, "items") or not changes or "generator" in changes:
+        raise UserError(f"model.generator: expected the keys in which it differs from the model, such as d_model, got {changes!r}")
+    try:
+        found = model({**section, **dict(changes)})
+    except UserError as e:
+        raise type(e)(str(e).replace("model.", "model.generator.")) from None
+    for key, value in (("structure", "encoder"), ("vocab", beside.vocab), ("context", beside.context)):
+        wrong = next((net for net in (beside, found) if getattr(net, key) != value), None)
+        if wrong:
+            raise UserError(f"model.generator: {key} must be {value!r} in both nets, got {getattr(wrong, key)!r}")
+    if vectors(beside.embedding) != vectors(found.embedding):
+        raise UserError(
+            f"model.generator: both nets must have the same vectors, but with d_model={found.d_model} the embedding is "
+            f"{vectors(found.embedding)}; give them a width of their own, as in projected(table(d_model=128))"
+        )
+    if found.detects or not beside.detects:
+        heads = f"{beside.head.name} and {found.head.name}"
+        raise UserError(f"model.generator: its head must say tokens and that of the model tell which were replaced, got {heads}")
+    return found
+
+
+def vectors(embedding: Component) -> Component:
+    """What nets of several widths can share of an embedding: all but the projection to the width of each."""
+    return embedding.get("base") or embedding
 
 
 def _norm_keys(present: list[str]) -> list[str]:

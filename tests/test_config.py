@@ -31,7 +31,7 @@ EVERY_SIZE = [f"{family}:{size}" for family in config_lib.families() for size in
 
 
 def parameters(config) -> int:
-    model = build(config.model)
+    model = build(spec.model(config.model).alone)
     shapes = jax.eval_shape(lambda key: model.init(key, **blank(model.spec)), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 

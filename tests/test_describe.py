@@ -88,6 +88,8 @@ def test_components_are_the_sentences_of_the_page():
     ]
     assert found["decoder"] == "2*(dense + banded)"
     assert found["banded_attention"] == "mha(heads=4, bias=True, mask=local(window=context/8))"
+    found = describe.components(config_lib.load_config("electra:tiny", {"model.generator.d_model": 16}).model)
+    assert list(found)[-2:] == ["generator.d_model", "generator.head"] and found["generator.d_model"] == "16"
 
 
 def test_heading(tmp_path):

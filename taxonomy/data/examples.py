@@ -2,8 +2,9 @@
 
 A batch is a dict of arrays, a row an example: `tokens`, `targets`, `positions`, `segments`, int32 [B, T], and `weights`, float32
 [B, T]. With an encoder also `inputs`, `input_positions`, `input_segments` [B, I]. Where the objective gives them: `prefix`, bool
-[B, T]; `order` [B, T]; `input_targets` and `input_weights` [B, I]; `part` [B]. `taxonomy.objectives.objective.Example` says what
-they mean. Which there are, and their shapes, is the same for all batches. Padding is 0 everywhere, in segments too.
+[B, T]; `order` [B, T]; `detection`, float32 [B, T]; `input_targets` and `input_weights` [B, I]; `part` [B].
+`taxonomy.objectives.objective.Example` says what they mean. Which there are, and their shapes, is the same for all batches. Padding
+is 0 everywhere, in segments too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -143,6 +144,8 @@ def arrange(examples: Sequence[Example], objective: Objective, lengths: Lengths,
         batch["prefix"] = np.zeros((rows, lengths.context), bool)
     if "order" in objective.gives:
         batch["order"] = np.zeros((rows, lengths.context), np.int32)
+    if "detection" in objective.gives:
+        batch["detection"] = np.zeros((rows, lengths.context), np.float32)
     if "part" in objective.gives:
         batch["part"] = np.zeros(rows, np.int32)
     for row, example in enumerate(examples):

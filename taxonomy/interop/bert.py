@@ -11,18 +11,18 @@ from taxonomy.interop.tensors import ATTENTION, LAYER, Rows
 _HEADS = {"BertForMaskedLM": "mlm", "BertForPreTraining": "mlm", "BertForSequenceClassification": "classifier"}
 
 
-def encoder(fields: Fields, vocab: int, position: str = "learned") -> dict:
-    """A section without a head, which a later family shares."""
-    sizes = decoders.sizes(fields, vocab, 768, 512)
+def encoder(fields: Fields, vocab: int, position: str = "learned", d_model: int = 768, heads: int = 12) -> dict:
+    """A section without a head, which later families share; the numbers are their defaults."""
+    sizes = decoders.sizes(fields, vocab, d_model, 512)
     rate = decoders.dropout(fields, "hidden_dropout_prob", 0.1)
-    heads = decoders.plain_heads(fields, sizes["d_model"], 12)
+    attention = decoders.plain_heads(fields, sizes["d_model"], heads)
     return dict(
         **sizes,
         norm=say("layernorm", eps=fields.read("layer_norm_eps", float, 1e-12)),
         position=position,
         embedding=say("table", types=fields.read("type_vocab_size", int, 2), norm="norm", dropout=rate),
-        attention=heads.say(bias=True, dropout=decoders.dropout(fields, "attention_probs_dropout_prob", 0.1)),
-        mlp=decoders.mlp(fields, 3072, "gelu", bias=True),
+        attention=attention.say(bias=True, dropout=decoders.dropout(fields, "attention_probs_dropout_prob", 0.1)),
+        mlp=decoders.mlp(fields, 4 * d_model, "gelu", bias=True),
         blocks=dict(block=say("post(attention, mlp)", dropout=rate)),
         encoder=f"{fields.read('num_hidden_layers', int, 12)}*block",
         initializer=say("normal", std=fields.read("initializer_range", float, 0.02)),
@@ -30,8 +30,8 @@ def encoder(fields: Fields, vocab: int, position: str = "learned") -> dict:
 
 
 def head(fields: Fields, words: Mapping[str, str], activation: str = "gelu") -> str:
-    """The head that `architectures` names among these words."""
-    [kind] = decoders.listed(fields, "architectures", words, ["mlm"])
+    """The head that `architectures` names among these words, the first by default."""
+    [kind] = decoders.listed(fields, "architectures", words, [next(iter(words.values()))])
     if kind == "classifier":
         labels = fields.read("id2label", dict, None) or {}
         return say(kind, classes=len(labels) or fields.read("num_labels", int, 2))
@@ -51,7 +51,7 @@ def encoder_fields(model: spec.Model, words: Mapping[str, str]) -> dict:
         architectures=[word(words, model.head.name)],
         num_attention_heads=need(attention, "heads"),
         layer_norm_eps=need(block["norm"], "eps"),
-        type_vocab_size=need(model.embedding, "types"),
+        type_vocab_size=need(spec.vectors(model.embedding), "types"),
         hidden_dropout_prob=block["dropout"],
         attention_probs_dropout_prob=attention["dropout"],
         **_labels(model.head.get("classes") or 0),
@@ -69,14 +69,14 @@ def hf_config(model: spec.Model) -> dict:
     return encoder_fields(model, _HEADS)
 
 
-def encoder_rows(base: str) -> Rows:
-    """The rows of a base model of this name without its head."""
+def encoder_rows(base: str, vectors: str = "embedding") -> Rows:
+    """The rows of a base model of this name without its head; `vectors` is our name for the embeddings."""
     embeddings, layer = f"{base}.embeddings", f"{base}.encoder.layer.{{layer}}"
     return (
-        Row(f"{embeddings}.word_embeddings.weight", "embedding/table"),
-        Row(f"{embeddings}.position_embeddings.weight", "embedding/positions/table"),
-        Row(f"{embeddings}.token_type_embeddings.weight", "embedding/types"),
-        *tensors.norm(f"{embeddings}.LayerNorm", "embedding/table_norm"),
+        Row(f"{embeddings}.word_embeddings.weight", f"{vectors}/table"),
+        Row(f"{embeddings}.position_embeddings.weight", f"{vectors}/positions/table"),
+        Row(f"{embeddings}.token_type_embeddings.weight", f"{vectors}/types"),
+        *tensors.norm(f"{embeddings}.LayerNorm", f"{vectors}/table_norm"),
         *tensors.in_encoder(
             (
                 *tensors.heads(f"{layer}.attention.self", "query", "key", "value"),

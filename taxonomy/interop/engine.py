@@ -38,6 +38,7 @@ from taxonomy.interop import (
     bloom,
     cohere,
     cohere2,
+    electra,
     falcon,
     files,
     gemma,
@@ -103,6 +104,7 @@ _TABLES = (
     bart,
     bert,
     roberta,
+    electra,
 )
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in _TABLES}
 # What tables call the sublayers of each kind; attention to an encoder is cross_attention.
@@ -131,12 +133,17 @@ def to_hf(
     dtype: str = "float32",
     shard_bytes: float = 5e9,
     model_type: str | None = None,
+    net: str = "model",
 ) -> None:
     """Writes a checkpoint in Hugging Face layout, split into files of at most `shard_bytes`. The directory may not hold one yet.
 
-    Raises UserError when no family, or not the given one, computes this model, or the parameters are not this model's.
+    net: "model", or the "generator" beside it. Raises UserError when no family, or not the given one, computes this model, or the
+    parameters are not this model's.
     """
-    model = spec.model(config.model.to_dict())
+    nets = model_lib.nets(spec.model(config.model.to_dict()), params)
+    if net not in nets:
+        raise UserError(f"to_hf: net: cannot be {net!r} (allowed: {', '.join(nets)})")
+    model, params = nets[net]
     family, values = write_config(model, model_type)
     links, shapes = link(family, model, values)
     leaves = _leaves(params, model, shapes)

@@ -16,7 +16,7 @@ def section(fields: Fields) -> dict:
 
 def hf_config(model: spec.Model) -> dict:
     values = bert.encoder_fields(model, _HEADS)
-    first = need(model.embedding["position"], "offset")
+    first = need(spec.vectors(model.embedding)["position"], "offset")
     if first < 1:
         raise Inexpressible("positions that begin with the first row of their table")
     return dict(**{**values, "max_position_embeddings": model.context + first}, pad_token_id=first - 1)

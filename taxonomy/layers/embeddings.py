@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from taxonomy import registry
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
-from taxonomy.registry import Init, Norm, Position, component, formula
+from taxonomy.registry import Component, Embedding, Init, Norm, Position, component, formula
 
 
 @component("table", kind="embedding", paper="Bengio et al. 2003; Press & Wolf 2016, arXiv:1608.05859")
@@ -55,3 +55,37 @@ class EmbeddingTable(nn.Module):
         if self.norm is not None:
             x_BTD = (self.encoder_table_norm if beside else self.table_norm)(x_BTD)
         return dropout(self, x_BTD, self.dropout, context.train)
+
+
+@component("projected", kind="embedding", paper="Lan et al. 2019, arXiv:1909.11942, section 3.1")
+class Projected(nn.Module):
+    """Another embedding with all it has, projected with a bias to the model's width where its own `d_model` is another.
+
+    `base` is its expression, or the object itself where two nets share their vectors.
+    """
+
+    base: Embedding
+    initializer: Init
+    d_model: int = formula("d_model")
+
+    def setup(self):
+        self.vectors = self.base if isinstance(self.base, nn.Module) else registry.instantiate(self.base)
+        if self.vectors.d_model != self.d_model:
+            shape = (self.vectors.d_model, self.d_model)
+            self.project_WD = declare(self, "project", shape, (None, "embed"), "residual", self.initializer)
+            self.bias_D = declare(self, "project_bias", (self.d_model,), ("embed",), "bias")
+
+    @property
+    def table_VD(self) -> jax.Array:
+        return self.vectors.table_VD
+
+    def __call__(self, tokens_BT: jax.Array, context: Context, dtype: jnp.dtype, beside: bool = False) -> jax.Array:
+        """As `EmbeddingTable`."""
+        x_BTD = self.vectors(tokens_BT, context, dtype, beside)
+        return x_BTD if x_BTD.shape[-1] == self.d_model else project(x_BTD, self.project_WD, self.bias_D)
+
+
+def sharing(part: Component, other: nn.Module) -> nn.Module:
+    """The embedding of a net that has its vectors from another net's embedding, which has the same ones."""
+    vectors = other.vectors if isinstance(other, Projected) else other
+    return registry.instantiate(part.replace(base=vectors)) if part.name == "projected" else vectors

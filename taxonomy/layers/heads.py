@@ -17,6 +17,7 @@ ACTIVATIONS = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
+Activation = Literal["gelu", "gelu_tanh", "relu"]
 
 
 @component("tied", kind="head", paper="Press & Wolf 2016, arXiv:1608.05859")
@@ -45,18 +46,39 @@ class MaskedHead(nn.Module):
 
     initializer: Init
     norm: Norm
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    activation: Activation = "gelu"
     vocab: int = formula("vocab")
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
         """Features and what projects them to the vocabulary."""
-        width = table_VD.shape[1]
-        kernel = declare(self, "transform", (x_BTD.shape[-1], width), ("embed", None), "mlp", self.initializer)
-        bias = declare(self, "transform_bias", (width,), (None,), "bias")
-        y = ACTIVATIONS[self.activation](project(x_BTD, kernel, bias))
+        y = _activated(self, "transform", x_BTD, table_VD.shape[1])
         y = registry.instantiate(self.norm, name="norm")(y, (None,))
         return y, Projection(table_VD, declare(self, "bias_V", (self.vocab,), ("vocab",), "bias"))
+
+
+def _activated(head: nn.Module, name: str, x_BTD: jax.Array, width: int) -> jax.Array:
+    """A projection with a bias, and the head's activation."""
+    kernel = declare(head, name, (x_BTD.shape[-1], width), ("embed", None), "mlp", head.initializer)
+    return ACTIVATIONS[head.activation](project(x_BTD, kernel, declare(head, f"{name}_bias", (width,), (None,), "bias")))
+
+
+@component("detector", kind="head", paper="Clark et al. 2020, arXiv:2003.10555, section 2 (run_pretraining.py)")
+class Detector(nn.Module):
+    """Score whether each token was replaced: a projection with an activation, and a projection to one number."""
+
+    initializer: Init
+    activation: Activation = "gelu"
+
+    detects = True  # whether tokens were replaced, instead of saying tokens
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
+        """Features and what projects them to a score."""
+        d_model = x_BTD.shape[-1]
+        y = _activated(self, "dense", x_BTD, d_model)
+        kernel_1D = declare(self, "kernel", (1, d_model), (None, "embed"), "output", self.initializer)
+        return y, Projection(kernel_1D, declare(self, "bias_1", (1,), (None,), "bias"), binary=True)
 
 
 @component("classifier", kind="head", paper="Devlin et al. 2018, arXiv:1810.04805, section 3 ([CLS])")

@@ -74,10 +74,22 @@ def _shuffled_units(tokens_N, text_N, generator, specials: Specials, whole_words
 @component("replaced_tokens", kind="objective", paper="Clark et al. 2020, arXiv:2003.10555, section 2")
 @dataclasses.dataclass(frozen=True)
 class ReplacedTokens(MaskedLM):
-    """The masked text for a small generator, whose samples a discriminator then tells from the original: see `discriminate`."""
+    """The masked text for a small generator, whose samples a discriminator then tells from the original: see `discriminate`.
+
+    `weight` is that of the discriminator's loss, a mean over all tokens, beside the generator's, a mean over the masked ones.
+    """
 
     mask: float = 1.0
     random: float = 0.0
+    weight: float = 50.0
+
+    gives = frozenset({"detection"})
+
+    def _example(self, tokens_N, generator: np.random.Generator, specials: Specials, lengths: Lengths) -> Example:
+        made = super()._example(tokens_N, generator, specials, lengths)
+        # Sums over a batch are divided by its masked tokens, whichever rows they are in.
+        share = made.weights.sum() / len(tokens_N)
+        return dataclasses.replace(made, detection=np.full(len(tokens_N), self.weight * share, np.float32))
 
 
 def discriminate(tokens, sampled, masked):

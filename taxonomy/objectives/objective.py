@@ -92,6 +92,7 @@ class Example:
     coordinate; by default counted from 0. segments [T]: which of several texts, from 1; by default one. prefix [T], bool: tokens
     that all tokens of their text may see. order [T]: a token sees those of its own and of lower order, and is predicted from
     those of strictly lower order. inputs [I] are read by the encoder; input_targets and input_weights [I] are losses there.
+    detection [T]: weights of telling whether each token is the original once a generator has replaced those of weight above zero.
     part: which objective of a mixture made it.
     """
 
@@ -103,6 +104,7 @@ class Example:
     positions: np.ndarray | None = None
     segments: np.ndarray | None = None
     order: np.ndarray | None = None
+    detection: np.ndarray | None = None
     input_targets: np.ndarray | None = None
     input_weights: np.ndarray | None = None
     part: int | None = None
@@ -112,7 +114,7 @@ class Example:
 class Objective(abc.ABC):
     """Tokens in, one training example out.
 
-    structures: what it can train. gives: which of an example's fields prefix, order, input_targets and part it fills.
+    structures: what it can train. gives: which of an example's fields prefix, order, input_targets, detection and part it fills.
     overlap: tokens that consecutive windows share, 1 where the first token of a window is never predicted. unit: an example is
     made of a "window" of at most `needs` tokens, or of a whole "document", however long, whose end it may then cut off.
     coordinates: numbers in a position. labels: names of what `Example.part` counts.
@@ -182,11 +184,14 @@ def name(objective: Objective) -> str:
     return next(e.name for e in registry.entries("objective") if e.factory is type(objective))
 
 
-def check(objective: Objective, structure: str) -> None:
-    """Raises UserError when an objective cannot train a model of this structure."""
+def check(objective: Objective, structure: str, generator: bool = False) -> None:
+    """Raises UserError when an objective cannot train a model of this structure, with or without a generator."""
     if structure not in objective.structures:
         allowed = ", ".join(s for s in STRUCTURES if s in objective.structures) or "none"
         raise UserError(f"objective: {name(objective)} cannot train a model whose structure is {structure} (allowed: {allowed})")
+    if generator != ("detection" in objective.gives):
+        kind = "with" if generator else "without"
+        raise UserError(f"objective: {name(objective)} cannot train a model {kind} a generator (the key model.generator)")
 
 
 def largest(fits: Callable[[int], bool], objective: Objective, lengths: Lengths, least: int = 2) -> int:

@@ -13,22 +13,35 @@ from flax import struct
 
 @struct.dataclass
 class Projection:
-    """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given."""
+    """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given.
+
+    binary: there is one logit, of a yes (target 1) against a no (target 0) whose logit is zero, instead of one for each target.
+    """
 
     kernel_VD: jax.Array
     bias_V: jax.Array | None
     scale: float = struct.field(pytree_node=False, default=1.0)
     softcap: float | None = struct.field(pytree_node=False, default=None)
+    binary: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
 class Sums:
-    """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient."""
+    """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient.
+
+    others: of losses that are in `loss` but not in the rest, by name.
+    """
 
     loss: jax.Array
     nll: jax.Array
     correct: jax.Array
     weight: jax.Array
+    others: dict[str, "Sums"] = struct.field(default_factory=dict)
+
+    def means_of_others(self) -> dict[str, jax.Array]:
+        """NAME_loss and NAME_accuracy of each."""
+        losses = {f"{name}_loss": one.nll / one.weight for name, one in self.others.items()}
+        return losses | {f"{name}_accuracy": one.correct / one.weight for name, one in self.others.items()}
 
 
 def logits(x_BTD: jax.Array, head: Projection) -> jax.Array:
@@ -50,7 +63,10 @@ def _capped(y: jax.Array, head: Projection) -> jax.Array:
 
 def reference(x_BTD, head: Projection, targets_BT, weights_BT, z_loss: float = 0.0) -> Sums:
     """All logits at once, differentiated by JAX."""
-    return _sums(*_terms(logits(x_BTD, head), targets_BT), weights_BT, z_loss)
+    y = logits(x_BTD, head)
+    if head.binary:
+        y = jnp.concatenate([jnp.zeros_like(y), y], -1)
+    return _sums(*_terms(y, targets_BT), weights_BT, z_loss)
 
 
 def _terms(logits_BTV, targets_BT):
@@ -80,10 +96,31 @@ def cross_entropy(
 
     `chunk_tokens` bounds the tokens whose logits are alive at a time; chunks divide the time axis, so a sharded batch stays so.
     """
+    if head.binary:  # a logit a token needs no chunks
+        return reference(x_BTD, head, targets_BT, weights_BT, z_loss)
+    return _cross_entropy(z_loss, _chunks(x_BTD, chunk_tokens), x_BTD, head, targets_BT, weights_BT)
+
+
+def sample(x_BTD: jax.Array, head: Projection, uniform_BT: jax.Array, chunk_tokens: int = 1024) -> jax.Array:
+    """A target for each token, int32 [B, T], drawn by its number uniform in [0, 1) with the probability the logits give it."""
+
+    def step(carry, chunk):
+        x, uniform = chunk
+        sums = jnp.cumsum(jax.nn.softmax(logits(x, head)), -1)
+        drawn = jnp.sum(sums <= uniform[..., None] * sums[..., -1:], -1, dtype=jnp.int32)
+        # Rounding may bring the product up to the sum of all.
+        return carry, jnp.minimum(drawn, sums.shape[-1] - 1)
+
+    chunks = _chunks(x_BTD, chunk_tokens)
+    _, drawn = _over_chunks(step, (), jax.lax.stop_gradient((x_BTD, uniform_BT)), chunks)
+    return _joined(drawn, chunks)
+
+
+def _chunks(x_BTD: jax.Array, chunk_tokens: int) -> int:
+    """How many parts the time axis falls into."""
     batch, time, _ = x_BTD.shape
     chunks = -(-batch * time // chunk_tokens)
-    chunks = next(n for n in range(min(chunks, time), time + 1) if time % n == 0)
-    return _cross_entropy(z_loss, chunks, x_BTD, head, targets_BT, weights_BT)
+    return next(n for n in range(min(chunks, time), time + 1) if time % n == 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -101,6 +138,11 @@ def _over_chunks(step, carry, arrays, chunks):
         return step(carry, arrays)
     split = lambda a: a.reshape(a.shape[0], chunks, -1, *a.shape[2:]).swapaxes(0, 1)  # noqa: E731
     return jax.lax.scan(step, carry, jax.tree.map(split, arrays))
+
+
+def _joined(y, chunks: int):
+    """The time axis of what `_over_chunks` gave, whole again."""
+    return y if chunks == 1 else y.swapaxes(0, 1).reshape(y.shape[1], -1, *y.shape[3:])
 
 
 def _forward(z_loss, chunks, x_BTD, head, targets_BT, weights_BT):
@@ -134,8 +176,7 @@ def _forward(z_loss, chunks, x_BTD, head, targets_BT, weights_BT):
     d_bias = None if head.bias_V is None else jnp.zeros(head.bias_V.shape, jnp.float32)
     start = (Sums(zero, zero, zero, zero), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
     (sums, d_kernel_DV, d_bias), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
-    if chunks > 1:
-        d_x = d_x.swapaxes(0, 1).reshape(x_BTD.shape)
+    d_x = _joined(d_x, chunks)
     d_head = head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias)
     return sums, (d_x, d_head)
 

@@ -7,7 +7,8 @@ Conventions. A FLOP is one addition or one multiplication, so a matrix costs 2 p
 projections, the head (the token table when it is tied), scores and weighted sums. Attention is counted over the keys its mask
 allows, averaged over a document of `context` tokens: half of all pairs when causal. `masked=False` counts all pairs, as the
 reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Training costs 3 forward
-passes (a backward pass is two); recomputation under remat is not counted.
+passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again to sample from a generator.
+A generator is left behind after training: its parameters are counted apart, and its FLOPs are those of training alone.
 """
 
 import dataclasses
@@ -37,6 +38,7 @@ class Accounting:
     active_parameters: those a token's path goes through. embedding_parameters: token and position tables.
     by_part: parameters by module, as (path, count). attention_flops_per_token: the part of flops_per_token that grows with context.
     kv_cache_bytes_per_token: while no window is full. kv_cache_bytes: of one row at full context, windows respected.
+    generator_parameters: those that only the generator has. generator_flops_per_token: of the generator.
     """
 
     layers: int
@@ -50,11 +52,13 @@ class Accounting:
     attention_flops_per_token: float
     kv_cache_bytes_per_token: int
     kv_cache_bytes: int
+    generator_parameters: int = 0
+    generator_flops_per_token: float = 0.0
 
     @property
     def train_flops_per_token(self) -> float:
-        """Forward and backward."""
-        return 3 * self.flops_per_token
+        """Forward and backward, with the generator."""
+        return 3 * (self.flops_per_token + self.generator_flops_per_token)
 
     @property
     def six_n(self) -> int:
@@ -79,8 +83,10 @@ def forward_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int 
 
 
 def train_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None) -> float:
-    """Forward and backward FLOPs per token: the numerator of a model FLOPs utilisation."""
-    return 3 * forward_flops_per_token(model, context)
+    """Forward and backward FLOPs per token, with those of a generator: the numerator of a model FLOPs utilisation."""
+    model = _parsed(model)
+    nets = [model] if model.generator is None else [model, model.generator]
+    return 3 * sum(forward_flops_per_token(net, context) for net in nets)
 
 
 def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
@@ -90,6 +96,12 @@ def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
 @functools.lru_cache(maxsize=1024)
 def _count(model: spec.Model, context: int | None) -> Accounting:
     context = context or model.context
+    if model.generator is not None:
+        return dataclasses.replace(
+            _count(model.alone, context),
+            generator_parameters=sum(one.value.size for path, one in declarations(model) if path.startswith("generator/")),
+            generator_flops_per_token=forward_flops_per_token(model.generator, context),
+        )
     sizes = [(part, declared.role, declared.value.size) for part, declared in declarations(model)]
     parts: Counter[str] = Counter()
     for part, _, size in sizes:
@@ -138,11 +150,11 @@ def _matrix_flops(model: spec.Model) -> float:
     ratio = model.inputs / model.context if len(model.stacks) > 1 else 1.0
     crossing = {part.label for _, _, part in _parts(model) if part.get("source") == "encoder"}
     sizes: Counter[str] = Counter()
-    for path, declared in declarations(model):
+    for path, declared in declarations(model.alone):
         of_inputs = path.startswith("encoder/") or (declared.role in ("key", "value") and path.rpartition("/")[2] in crossing)
         sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1)
     # Without a projection of its own the head uses the token table.
-    head = 0 if sizes["output"] else model.embedding["width"] * model.vocab
+    head = 0 if sizes["output"] else spec.vectors(model.embedding)["width"] * model.vocab
     return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import operator
 import pathlib
 import signal
 import sys
@@ -95,7 +96,7 @@ def prepare_data(config: ml_collections.ConfigDict, say=print, tokenizer=None, s
 def make_trainer(plan: Plan) -> Trainer:
     """The compiled functions of a plan on the mesh of its config."""
     train = plan.config.train
-    module = model_lib.Transformer(plan.model, plan.execution)
+    module = model_lib.build(plan.model, **dataclasses.asdict(plan.execution))
     return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, train.z_loss)
 
 
@@ -311,7 +312,7 @@ def evaluate(
     limit = len(tokens) if max_tokens is None else min(len(tokens), int(max_tokens))
     rows = sharding.batch_divisor(trainer.mesh)
     size = max(rows, plan.config.evaluation.batch_tokens // plan.context // rows * rows)
-    nll = correct = weight = 0.0
+    total = None
     causal = isinstance(plan.objective, Causal)
     if causal:
         batches = pipeline.evaluation_batches(tokens[:limit], plan.context, size, prepared.tokenizer.document_start)
@@ -321,15 +322,16 @@ def evaluate(
     for batch in batches:
         if stop is not None and stop.received is not None:
             return None
-        sums = trainer.evaluate(params, trainer.put(read(batch)))
-        nll, correct, weight = nll + float(sums.nll), correct + float(sums.correct), weight + float(sums.weight)
+        sums = jax.tree.map(float, trainer.evaluate(params, trainer.put(read(batch))))
+        total = sums if total is None else jax.tree.map(operator.add, total, sums)
     # A part of the split stands for its share of the bytes.
-    total_bytes = prepared.bytes(split) * weight / max(1, len(tokens) - 1)
-    loss = nll / weight
+    total_bytes = prepared.bytes(split) * total.weight / max(1, len(tokens) - 1)
+    loss = total.nll / total.weight
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": correct / weight,
-        **({"bits_per_byte": nll / math.log(2) / total_bytes} if causal else {}),
-        "tokens": int(weight),
+        "accuracy": total.correct / total.weight,
+        **({"bits_per_byte": total.nll / math.log(2) / total_bytes} if causal else {}),
+        **total.means_of_others(),
+        "tokens": int(total.weight),
     }

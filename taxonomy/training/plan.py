@@ -110,9 +110,11 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
 def _objective(sentence: str, parsed: spec.Model) -> Objective:
     objective = registry.create("objective", sentence, "config.train.objective")
     try:
-        check(objective, parsed.structure)
+        check(objective, parsed.structure, parsed.generator is not None)
     except UserError as e:
         raise UserError(f"config.train.{e}") from None
+    if parsed.detects and parsed.generator is None:
+        raise UserError(f"model.generator: required by the head {parsed.head.name}, which tells its samples from the original")
     if "order" in objective.gives or objective.coordinates > 1:
         raise UserError(f"config.train.objective: no model here reads what {sentence} gives")
     return objective

@@ -105,9 +105,8 @@ class Trainer:
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, zero, key, params, self.transform.init(params))
 
-    def _sums(self, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        rngs = None if key is None else {"dropout": key}
-        train, z_loss = key is not None, self.z_loss if key is not None else 0.0
+    def _sums(self, params: Any, batch: Batch, rngs: dict[str, jax.Array] | None = None) -> Sums:
+        train, z_loss = rngs is not None, self.z_loss if rngs is not None else 0.0
         return self.model.apply({"params": params}, **batch, train=train, z_loss=z_loss, rngs=rngs, method="loss")
 
     def _train(self, state: TrainState, batch: Batch, learning_rate: jax.Array, microbatches: int) -> tuple[TrainState, dict]:
@@ -130,6 +129,7 @@ class Trainer:
             "loss": sums.nll / sums.weight,
             "objective": sums.loss / sums.weight,
             "accuracy": sums.correct / sums.weight,
+            **sums.means_of_others(),
             "grad_norm": norm,
             "param_norm": optax.tree.norm(params),
             "skipped": skipped,
@@ -140,7 +140,8 @@ class Trainer:
         """Gradients of the summed loss, and the sums; microbatches are added up one after another."""
 
         def loss(params, part, part_key):
-            sums = self._sums(params, part, part_key)
+            # Samples depend on their rows alone, so they are the same in any number of parts.
+            sums = self._sums(params, part, {"dropout": part_key, "sample": key})
             return sums.loss, sums
 
         value_and_grad: Callable = jax.grad(loss, has_aux=True)
@@ -154,7 +155,9 @@ class Trainer:
             one = self._placed(*value_and_grad(params, part, jax.random.fold_in(key, i)))
             return jax.tree.map(jnp.add, total, one), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params), Sums(*(jnp.zeros((), jnp.float32),) * 4)
+        first = jax.tree.map(lambda a: a[0], parts)
+        shapes = jax.eval_shape(value_and_grad, params, first, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))[0]
 
     def _placed(self, gradients: Any, sums: Sums) -> tuple[Any, Sums]:

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 from taxonomy import spec
 from taxonomy.errors import UserError
 from taxonomy.interop import engine
+from taxonomy.model import nets
 
-PAGES = ("bart", "bert", "roberta", "t5", "t5_1_1")
+PAGES = ("bart", "bert", "electra", "roberta", "t5", "t5_1_1")
 
 
 @pytest.fixture
@@ -30,10 +31,11 @@ def edited(tiny, tmp_path):
     return edit
 
 
-def assert_comes_back(directory, page):
+def assert_comes_back(directory, page, net="model"):
     config, params = engine.from_hf(directory)
-    assert engine.facts(spec.model(config.model)) == engine.facts(page.spec)
-    jax.tree.map(np.testing.assert_array_equal, params, page.params)
+    expected, arrays = nets(page.spec, page.params)[net]
+    assert engine.facts(spec.model(config.model)) == engine.facts(expected)
+    jax.tree.map(np.testing.assert_array_equal, params, arrays)
 
 
 def doubled(tensors, *names, of):
@@ -51,6 +53,15 @@ def renamed(tensors, *pairs):
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_goes_out_and_comes_back(page, tiny, edited):
     assert_comes_back(edited(page), tiny(page))
+
+
+def test_a_generator_goes_out_and_comes_back(tiny, tmp_path):
+    one = tiny("electra")
+    engine.to_hf(one.config, one.params, tmp_path / "generator", net="generator")
+    assert json.loads((tmp_path / "generator" / "config.json").read_text())["architectures"] == ["ElectraForMaskedLM"]
+    assert_comes_back(tmp_path / "generator", one, "generator")
+    with pytest.raises(UserError, match=r"to_hf: net: cannot be 'generator' \(allowed: model\)"):
+        engine.to_hf(tiny("bert").config, tiny("bert").params, tmp_path / "none", net="generator")
 
 
 def test_one_table_under_all_its_names(tiny, edited):

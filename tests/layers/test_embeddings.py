@@ -76,3 +76,31 @@ def test_narrow_embeddings_are_projected_to_the_model_and_back(random_params):
     expected = x_BTD @ np.asarray(params["project"]) @ table_VD.T + np.asarray(params["bias_V"])
     found = cross_entropy.logits(*head.apply({"params": params}, jnp.asarray(x_BTD), table_VD))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_vectors_of_another_width_are_whole_before_they_are_projected(random_params):
+    """Positions, parts and the norm have the width of the vectors; only their sum, normed, is projected."""
+    module = part("embedding", "projected(table(d_model=4, types=2, norm=norm))", position="learned")
+    params = random_params(module, TOKENS, CONTEXT, jnp.float32)
+    vectors = params["vectors"]
+    assert vectors["table"].shape == (11, 4) and vectors["positions"]["table"].shape == (5, 4)
+    types = np.asarray([[0, 0, 1, 1, 1], [1, 0, 0, 0, 1]])
+    x = np.asarray(vectors["table"])[TOKENS] + np.asarray(vectors["positions"]["table"])[None] + np.asarray(vectors["types"])[types]
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * np.asarray(vectors["table_norm"]["scale"])
+    expected = x @ np.asarray(params["project"]) + np.asarray(params["project_bias"])
+    found = module.apply({"params": params}, TOKENS, CONTEXT.replace(types_BT=types), jnp.float32)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert module.apply({"params": params}, TOKENS, CONTEXT, jnp.bfloat16).dtype == jnp.bfloat16
+    same = part("embedding", "projected(table)")
+    assert set(random_params(same, TOKENS, CONTEXT, jnp.float32)) == {"vectors"}
+
+
+def test_a_detector_scores_each_token(random_params):
+    head = part("head", "detector(activation='relu')")
+    x_BTD = np.random.default_rng(2).standard_normal((2, 5, 6)).astype(np.float32)
+    params = random_params(head, x_BTD, None)
+    y = np.maximum(x_BTD @ np.asarray(params["dense"]) + np.asarray(params["dense_bias"]), 0)
+    expected = y @ np.asarray(params["kernel"]).T + np.asarray(params["bias_1"])
+    features, projection = head.apply({"params": params}, jnp.asarray(x_BTD), None)
+    assert projection.binary
+    np.testing.assert_allclose(cross_entropy.logits(features, projection), expected, rtol=1e-5, atol=1e-5)

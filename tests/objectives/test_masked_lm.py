@@ -89,6 +89,9 @@ def test_a_generator_sees_masks_only():
         example = make("replaced_tokens", seed=seed, lengths=LONG)
         chosen = example.weights > 0
         assert chosen.sum() == 60 and (example.tokens[chosen] == MASK).all()
+        # A mean over all tokens that counts 50 times a mean over the masked ones.
+        assert example.detection.dtype == np.float32 and np.unique(example.detection).size == 1
+        np.testing.assert_allclose(example.detection.sum(), 50 * example.weights.sum(), rtol=1e-6)
     assert ReplacedTokens(rate=0.25).example(text(400), np.random.default_rng(0), SPECIALS, LONG).weights.sum() == 100
 
 

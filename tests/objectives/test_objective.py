@@ -72,7 +72,10 @@ def test_every_objective_is_tested_here():
 @pytest.mark.parametrize(("sentence", "structure"), CASES)
 def test_an_example_keeps_its_promises(sentence, structure):
     objective, lengths = create(sentence), lengths_of(structure)
-    check(objective, structure)
+    generator = "detection" in objective.gives
+    check(objective, structure, generator)
+    with pytest.raises(UserError, match=r"a generator \(the key model.generator\)"):
+        check(objective, structure, not generator)
     tokens = tokens_for(objective, lengths)
     kept = tokens.copy()
     for seed in range(30):
@@ -104,6 +107,7 @@ def test_an_example_keeps_its_promises(sentence, structure):
             assert "order" in objective.gives and len(example.order) == size
         assert (example.input_targets is None) == ("input_targets" not in objective.gives)
         assert (example.part is None) == ("part" not in objective.gives)
+        assert (example.detection is None) == ("detection" not in objective.gives)
 
 
 @pytest.mark.parametrize(("sentence", "structure"), CASES)

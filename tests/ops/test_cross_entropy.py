@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from taxonomy.ops import cross_entropy as ce
 from taxonomy.ops.cross_entropy import Projection
@@ -110,6 +111,50 @@ def test_bfloat16_features_are_near():
     for a, b in zip(found_gradients, expected_gradients, strict=True):
         error = np.linalg.norm(np.asarray(a, np.float32) - b) / np.linalg.norm(b)
         assert error < 0.02
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.02])
+def test_one_score_is_that_of_a_yes(z_loss):
+    """Against the binary cross-entropy of PyTorch, with gradients; the z-loss is that of the two scores, one of them zero."""
+    torch = pytest.importorskip("torch")
+    targets = TARGETS % 2
+
+    def loss(x, kernel, bias):
+        sums = ce.cross_entropy(x, Projection(kernel, bias, binary=True), targets, WEIGHTS, z_loss, 6)
+        return sums.loss, sums
+
+    arrays = X, KERNEL[:1], BIAS[:1]
+    (_, sums), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays)
+    x, kernel, bias = (torch.tensor(array, requires_grad=True) for array in arrays)
+    y, weights = (x @ kernel.T + bias)[..., 0], torch.tensor(WEIGHTS)
+    nll = torch.nn.functional.binary_cross_entropy_with_logits(y, torch.tensor(targets).float(), reduction="none")
+    expected = ((nll + z_loss * torch.nn.functional.softplus(y) ** 2) * weights).sum()
+    expected.backward()
+    np.testing.assert_allclose(sums.loss, expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(sums.nll, (nll * weights).sum().item(), rtol=1e-5)
+    np.testing.assert_allclose(sums.correct, (((y > 0) == torch.tensor(targets > 0)) * weights).sum().item(), rtol=1e-5)
+    for found, tensor in zip(gradients, (x, kernel, bias), strict=True):
+        np.testing.assert_allclose(found, tensor.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_have_the_probabilities_of_the_logits():
+    head = projection(KERNEL, BIAS, HEADS["all"])
+    draws = 4000
+    uniform = np.random.default_rng(1).random((draws, TIME)).astype(np.float32)
+    x = np.tile(X[:1], (draws, 1, 1))
+    drawn = np.asarray(ce.sample(x, head, uniform, draws))
+    expected = np.asarray(jax.nn.softmax(ce.logits(X[0], head)))
+    for place in range(TIME):
+        counts = np.bincount(drawn[:, place], minlength=V)
+        assert stats.chisquare(counts, draws * expected[place] / expected[place].sum(dtype=np.float64)).pvalue > 1e-4
+    # The number says how much of the probability is before the sample, in whatever parts it is computed.
+    below = np.cumsum(np.pad(expected, ((0, 0), (1, 0))), -1)
+    for row in range(3):
+        assert drawn[row].tolist() == [np.searchsorted(below[t], uniform[row, t], "right") - 1 for t in range(TIME)]
+    for chunk in (1, 6, 15, 30):
+        np.testing.assert_array_equal(ce.sample(X, head, uniform[:BATCH], chunk), ce.sample(X, head, uniform[:BATCH], 1000))
+    ends = ce.sample(X, head, np.float32([[0.0] * TIME, [np.nextafter(np.float32(1), 0)] * TIME, [0.5] * TIME]))
+    assert ends[0].tolist() == [0] * TIME and ends[1].max() < V
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 16, 30, 64])

@@ -75,8 +75,9 @@ def pair(config, directory: pathlib.Path, auto: str = "CausalLM", change=None, s
         place = np.broadcast_to(np.arange(INPUTS), (BATCH, INPUTS))
         others["inputs"] = generator.integers(first, config.vocab_size, (BATCH, INPUTS))
         others["input_positions"] = np.where(place < lengths[:, None], place, -1)
-    if model.spec.embedding.get("types", 0) > 1:
-        others["types"] = generator.integers(0, model.spec.embedding["types"], (BATCH, TIME))
+    types = spec.vectors(model.spec.embedding).get("types", 0)
+    if types > 1:
+        others["types"] = generator.integers(0, types, (BATCH, TIME))
     return Pair(theirs, directory, ours, params, functools.partial(forward, params), tokens, others, auto)
 
 
@@ -129,8 +130,10 @@ def their_words(tokens: np.ndarray, inputs=None, input_positions=None, types=Non
 
 
 def logits_of(theirs, tokens: np.ndarray, **others: np.ndarray) -> torch.Tensor:
-    """Their logits, (B, T, V) or as one token (B, 1, C)."""
+    """Their logits, (B, T, V), (B, T, 1), or as one token (B, 1, C)."""
     logits = theirs(**their_words(tokens, **others)).logits
+    if logits.shape == tokens.shape:
+        return logits[..., None]
     return logits if logits.dim() == 3 else logits[:, None]
 
 
@@ -149,8 +152,13 @@ def check_logits(pair: Pair) -> None:
 def check_loss_and_gradients(pair: Pair) -> None:
     """The mean loss of saying the next token, and its gradient for every parameter, are equal to 1e-3 of their size."""
     logits = logits_of(pair.theirs, pair.tokens, **pair.others)
-    targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % logits.shape[2]
-    their_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+    detects = pair.auto == "PreTraining"
+    targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % (2 if detects else logits.shape[2])
+    flat, said = logits.flatten(0, 1), torch.tensor(targets).flatten()
+    if detects:
+        their_loss = torch.nn.functional.binary_cross_entropy_with_logits(flat[:, 0], said.float())
+    else:
+        their_loss = torch.nn.functional.cross_entropy(flat, said)
     their_loss.backward()
     stored = load_file(pair.directory / "model.safetensors")
     gradients = {stored_name(stored, name, value): value.grad.numpy() for name, value in pair.theirs.named_parameters()}

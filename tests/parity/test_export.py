@@ -18,6 +18,7 @@ PAGES = {
     "bloom": "bloom",
     "command_a": "cohere2",
     "command_r": "cohere",
+    "electra": "electra",
     "falcon": "falcon",
     "galactica": "opt",
     "gemma": "gemma",
@@ -47,7 +48,7 @@ PAGES = {
     "ul2": "t5",
 }
 # Families that are no CausalLM.
-KINDS = {"bart": "Seq2SeqLM", "bert": "MaskedLM", "roberta": "MaskedLM", "t5": "Seq2SeqLM"}
+KINDS = {"bart": "Seq2SeqLM", "bert": "MaskedLM", "electra": "PreTraining", "roberta": "MaskedLM", "t5": "Seq2SeqLM"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page in config_lib.families()])

@@ -89,6 +89,28 @@ def test_training_flops_equal_those_of_the_program(family, tiny):
     assert traced(jax.grad(loss), one.params, tokens()) == expected + 2 * once_a_batch(one.spec)
 
 
+def test_a_generator_is_trained_but_not_kept(tiny):
+    """Its FLOPs are those of the program, which computes the logits once more for the samples; its parameters are counted apart."""
+    one = tiny("electra")
+    model, generator = one.model(attention="reference"), one.spec.generator
+    alone, costs = accounting.count(one.spec.alone), accounting.count(one.spec)
+    batch = jax.eval_shape(lambda: model_lib.blank(one.spec, BATCH, TIME))
+    assert traced(lambda params, batch: model.apply({"params": params}, **batch), one.params, batch) == (
+        BATCH * TIME * accounting.forward_flops_per_token(one.spec, TIME)
+    )
+
+    def loss(params, tokens):
+        return model.apply({"params": params}, tokens, tokens, method="loss").loss
+
+    sampled = 2 * spec.vectors(generator.embedding)["d_model"] * generator.vocab
+    expected = accounting.train_flops_per_token(one.spec, TIME) + sampled
+    assert traced(jax.grad(loss), one.params, tokens()) == BATCH * TIME * expected
+    assert costs.parameters == alone.parameters
+    assert costs.parameters + costs.generator_parameters == sum(leaf.size for leaf in jax.tree.leaves(one.params))
+    assert costs.flops_per_token == alone.flops_per_token == alone.train_flops_per_token / 3
+    assert costs.train_flops_per_token == accounting.train_flops_per_token(one.spec)
+
+
 @pytest.mark.parametrize(
     "name",
     [
