@@ -5,6 +5,7 @@ alive and no product is computed twice. `reference` is the plain form.
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +14,25 @@ from flax import struct
 
 @struct.dataclass
 class Projection:
-    """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given."""
+    """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given.
+
+    loss: what logits mean. "softmax": scores of the V targets that a token may have, which are integers (B, T). "squared": they are
+    the targets, real numbers (B, T, V), or (B, T) where V is 1; the loss is the squared error, averaged over V.
+    """
 
     kernel_VD: jax.Array
     bias_V: jax.Array | None
     scale: float = struct.field(pytree_node=False, default=1.0)
     softcap: float | None = struct.field(pytree_node=False, default=None)
+    loss: Literal["softmax", "squared"] = struct.field(pytree_node=False, default="softmax")
 
 
 @struct.dataclass
 class Sums:
-    """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient."""
+    """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient.
+
+    A squared error is its own `nll`, and none of its numbers is `correct`.
+    """
 
     loss: jax.Array
     nll: jax.Array
@@ -50,7 +59,11 @@ def _capped(y: jax.Array, head: Projection) -> jax.Array:
 
 def reference(x_BTD, head: Projection, targets_BT, weights_BT, z_loss: float = 0.0) -> Sums:
     """All logits at once, differentiated by JAX."""
-    return _sums(*_terms(logits(x_BTD, head), targets_BT), weights_BT, z_loss)
+    y = logits(x_BTD, head)
+    if head.loss == "squared":
+        error_BT = jnp.square(y - targets_BT.reshape(y.shape)).mean(-1)
+        return _sums(0.0, error_BT, jnp.zeros_like(error_BT), weights_BT, 0.0)
+    return _sums(*_terms(y, targets_BT), weights_BT, z_loss)
 
 
 def _terms(logits_BTV, targets_BT):
@@ -80,6 +93,8 @@ def cross_entropy(
 
     `chunk_tokens` bounds the tokens whose logits are alive at a time; chunks divide the time axis, so a sharded batch stays so.
     """
+    if head.loss != "softmax":  # a few logits a token need no chunks
+        return reference(x_BTD, head, targets_BT, weights_BT, z_loss)
     batch, time, _ = x_BTD.shape
     chunks = -(-batch * time // chunk_tokens)
     chunks = next(n for n in range(min(chunks, time), time + 1) if time % n == 0)

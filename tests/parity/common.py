@@ -147,10 +147,19 @@ def check_logits(pair: Pair) -> None:
 
 
 def check_loss_and_gradients(pair: Pair) -> None:
-    """The mean loss of saying the next token, and its gradient for every parameter, are equal to 1e-3 of their size."""
+    """The mean loss of saying the next token, and its gradient for every parameter, are equal to 1e-3 of their size.
+
+    Of a head for real numbers, the loss that they make of labels.
+    """
+    model, batch = pair.model, {"tokens": pair.tokens, **pair.others}
     logits = logits_of(pair.theirs, pair.tokens, **pair.others)
-    targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % logits.shape[2]
-    their_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+    if model.spec.head.name == "regression":
+        targets = np.random.default_rng(1).standard_normal(logits.shape).astype(np.float32)
+        labels = torch.tensor(targets[:, 0])
+        their_loss = pair.theirs(**their_words(pair.tokens, **pair.others), labels=labels).loss
+    else:
+        targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % logits.shape[2]
+        their_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
     their_loss.backward()
     stored = load_file(pair.directory / "model.safetensors")
     gradients = {stored_name(stored, name, value): value.grad.numpy() for name, value in pair.theirs.named_parameters()}
@@ -159,8 +168,6 @@ def check_loss_and_gradients(pair: Pair) -> None:
     links, shapes = engine.link(family, spec.model(pair.config.model.to_dict()), pair.theirs.config.to_dict())
     assert set(gradients) == {name for link in links for name in link.names}
     expected = traverse_util.flatten_dict(engine.fill(links, shapes, gradients.__getitem__), sep="/")
-
-    model, batch = pair.model, {"tokens": pair.tokens, **pair.others}
 
     def loss(params):
         sums = model.apply({"params": params}, targets=jnp.asarray(targets), **batch, method="loss")
