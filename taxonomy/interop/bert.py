@@ -1,4 +1,4 @@
-"""BERT: an encoder with learned positions and norms after every sublayer, whose head says masked tokens, classes of a text or numbers."""
+"""BERT: an encoder with learned positions and norms after every sublayer, whose head says masked tokens, classes or numbers."""
 
 from collections.abc import Mapping
 

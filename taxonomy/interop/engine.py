@@ -50,6 +50,7 @@ from taxonomy.interop import (
     gptj,
     helium,
     llama,
+    longformer,
     mistral,
     nemotron,
     openai_gpt,
@@ -103,6 +104,7 @@ _TABLES = (
     bart,
     bert,
     roberta,
+    longformer,
 )
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in _TABLES}
 # What tables call the sublayers of each kind; attention to an encoder is cross_attention.

@@ -74,17 +74,56 @@ def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -
     """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`."""
     time, mask = q_BTHK.shape[1], scores.mask
     size = max(64, -(-time // 16))
-    if not keys.aligned or not mask.causal or time <= size:
+    # Tokens that all see may stand anywhere.
+    anywhere = mask.prefix and keys.prefix_BS is not None
+    if not keys.aligned or anywhere or mask.window is mask.ahead is None or time <= size:
         return reference(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    if None not in (mask.window, mask.ahead) and size > max(64, mask.window + mask.ahead):
+        return _banded(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
     outputs = []
     for start in range(0, time, size):
         stop = min(start + size, time)
         first = 0 if mask.window is None else max(0, (start - mask.window + 1) // 64 * 64)
+        last = time if mask.ahead is None else min(time, stop + mask.ahead)
         rows = slice(start, stop)
         segments_BT = None if q_segments_BT is None else q_segments_BT[:, rows]
-        reached = keys.between(first, stop)
+        reached = keys.between(first, last)
         outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, start - first))
     return _heads_last(jnp.concatenate(outputs, 3))
+
+
+def _banded(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
+    """Chunks as large as a window side by side in the batch, each with the keys from a window before it to a window after it.
+
+    Unlike chunks one after another their number may be large, so that the work grows with the length and not with its square.
+    """
+    batch, time = q_positions_BT.shape
+    before, after = scores.mask.window - 1, scores.mask.ahead
+    size = max(64, before + after)
+    chunks = -(-time // size)
+    starts = jnp.arange(chunks) * size
+
+    def rows(a, axis: int, first: int, length: int, fill):
+        """Of each chunk the `length` places from `first` on, counted from its start: chunks join the batch."""
+        if a is None:
+            return None
+        pads = [(0, 0)] * a.ndim
+        pads[axis] = (-first, chunks * size - time + first + length - size)
+        places = (starts[:, None] + jnp.arange(length)).reshape(-1)
+        taken = jnp.take(jnp.pad(a, pads, constant_values=fill), places, axis)
+        taken = taken.reshape(*a.shape[:axis], chunks, length, *a.shape[axis + 1 :])
+        return jnp.moveaxis(taken, axis, 1).reshape(batch * chunks, *a.shape[1:axis], length, *a.shape[axis + 1 :])
+
+    seen = size + before + after
+    reached = Keys(
+        *(rows(a, 2, -before, seen, 0) for a in (keys.k_BGSK, keys.v_BGSK)),
+        rows(keys.positions_BS, 1, -before, seen, -1),
+        rows(keys.segments_BS, 1, -before, seen, -1),
+        True,
+    )
+    own = (rows(a, 1, 0, size, 0) for a in (q_BTHK, q_positions_BT, q_segments_BT))
+    y_BTHK = _heads_last(_attend_block(*own, reached, scores, before))
+    return y_BTHK.reshape(batch, chunks * size, *y_BTHK.shape[2:])[:, :time]
 
 
 IMPLEMENTATIONS = {"auto": chunked, "chunked": chunked, "reference": reference}

@@ -17,12 +17,17 @@ class AttentionMask:
 
     causal: no query sees a later key.
     window: a query sees no key `window` or more positions before it; None when unbounded.
+    ahead: a query sees no key more than `ahead` positions after it; None when unbounded.
     prefix: a query also sees the keys of its document that the batch marks as its prefix.
     """
 
     causal = False
     window = None
     prefix = False
+
+    @property
+    def ahead(self) -> int | None:
+        return 0 if self.causal else None
 
     def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
         """Elementwise on broadcastable integer arrays; returns booleans."""
@@ -85,6 +90,34 @@ class Local(AttentionMask):
     def mean_span(self, context: int) -> float:
         w = min(self.window, context)
         return (w * (w + 1) / 2 + (context - w) * w) / context
+
+
+@component("around", kind="mask", paper="Beltagy et al. 2020, arXiv:2004.05150, section 3.1")
+@dataclasses.dataclass(frozen=True)
+class Around(AttentionMask):
+    """A token sees itself, `sides` tokens on each side, and the global tokens of its document: those of the batch's prefix."""
+
+    sides: int
+    prefix = True
+
+    def check(self) -> None:
+        if self.sides < 1:
+            raise ValueError(f"sides={self.sides} must be at least 1")
+
+    @property
+    def window(self) -> int:
+        return self.sides + 1
+
+    @property
+    def ahead(self) -> int:
+        return self.sides
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return jnp.abs(q_position - k_position) <= self.sides
+
+    def mean_span(self, context: int) -> float:
+        s = min(self.sides, context - 1)
+        return 1 + (2 * context * s - s * (s + 1)) / context
 
 
 @component("strided", kind="mask", paper="Child et al. 2019, arXiv:1904.10509, section 4.3")

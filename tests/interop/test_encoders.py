@@ -11,7 +11,7 @@ from taxonomy import spec
 from taxonomy.errors import UserError
 from taxonomy.interop import engine
 
-PAGES = ("bart", "bert", "roberta", "t5", "t5_1_1")
+PAGES = ("bart", "bert", "longformer", "roberta", "t5", "t5_1_1")
 
 
 @pytest.fixture
@@ -137,6 +137,7 @@ def test_what_the_fields_of_a_head_mean(fields, head):
         ("bert", {"is_decoder": True}, "is_decoder=True"),
         ("bert", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("longformer", {"attention_window": [8] * 11 + [7]}, "attention_window: cannot be 7"),
         ("roberta", {"architectures": ["BertForMaskedLM"]}, "architectures"),
         ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ("bart", {"normalize_before": True}, "normalize_before=True"),

@@ -156,6 +156,23 @@ def test_documents_of_a_row_do_not_meet(random_params):
     np.testing.assert_allclose(found, oracle(module, params, X, allowed=same), rtol=1e-5, atol=1e-5)
 
 
+def test_global_tokens_see_and_are_seen_by_all_of_their_document(random_params):
+    """Beltagy et al. 2020, section 3.1: with projections of their own for what they see, and those of all for who sees them."""
+    module = sublayer("mha(heads=4, global_projections=True)", mask="around(sides=1)")
+    params = random_params(module, X, CONTEXT)
+    segments, prefix = np.asarray([[1, 1, 1, 1, 1, 2, 2, 2, 2]] * 2), np.zeros((2, 9), bool)
+    prefix[0, [0, 3, 7]] = True
+    found = module.apply({"params": params}, X, CONTEXT.replace(segments_BT=segments, prefix_BT=prefix))
+    t, s = np.indices((9, 9))
+    same, near = segments[:, :, None] == segments[:, None, :], np.abs(t - s) <= 1
+    seen = same & (near | prefix[:, None, :])
+    own = {name: params[f"global_{name}"] for name in ("query", "key", "value")} | {"out": params["out"]}
+    usual, globally = (oracle(module, p, X, allowed=allowed[:, None]) for p, allowed in ((params, seen), (own, same)))
+    np.testing.assert_allclose(found, np.where(prefix[:, :, None], globally, usual), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="global_projections need a mask with a prefix"):
+        sublayer("mha(heads=4, global_projections=True)", mask="full")
+
+
 def test_dropout_acts_on_the_weights(random_params):
     module, quiet = sublayer("mha(heads=4, dropout=0.5)"), sublayer("mha(heads=4)")
     params = random_params(module, X, CONTEXT)

@@ -30,6 +30,7 @@ PAGES = {
     "gptj": "gptj",
     "helium": "helium",
     "llama": "llama",
+    "longformer": "longformer",
     "mistral": "mistral",
     "nemotron4": "nemotron",
     "opt": "opt",
@@ -47,7 +48,7 @@ PAGES = {
     "ul2": "t5",
 }
 # Families that are no CausalLM.
-KINDS = {"bart": "Seq2SeqLM", "bert": "MaskedLM", "roberta": "MaskedLM", "t5": "Seq2SeqLM"}
+KINDS = {"bart": "Seq2SeqLM", "bert": "MaskedLM", "longformer": "MaskedLM", "roberta": "MaskedLM", "t5": "Seq2SeqLM"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page in config_lib.families()])
