@@ -24,6 +24,7 @@ BEYOND = {
     "anthropic_lm": lambda model, width: (2 * len(model.decoder) + 1) * width,  # the gains of the norms
     "gato": lambda model, width: (4 * len(model.decoder) + 1) * width,  # biases of the norms and of relative positions
     "flan": lambda model, width: len(model.decoder) * 32 * 128,  # the relative biases
+    "longnet": lambda model, width: len(model.decoder) * 10 * width,  # the norms before projections to the stream
     **dict.fromkeys(("bert", "biobert", "pubmedbert"), GUESSES),
 }
 # No published count stops where these do: the encoders and heads of states, returns and actions are left out.

@@ -21,7 +21,7 @@ Temperature = Annotated[Component, ("temperature",)]
 
 
 class Attention(nn.Module, kw_only=True):
-    """Queries, keys and values from x, positions, masked softmax, and the output projection.
+    """Queries, keys and values from x, positions, masked softmax, maybe a norm over all heads, and the output projection.
 
     With source="encoder" keys and values come from the encoder's memory, and positions play no part. With `global_projections`
     the tokens of the batch's prefix see all of their document, through queries, keys and values of their own.
@@ -35,6 +35,7 @@ class Attention(nn.Module, kw_only=True):
     qk_norm: Norm | None = None
     qk_norm_per_head: bool = False
     qk_norm_after_position: bool = False
+    inner_norm: Norm | None = None
     temperature: Temperature | None = None
     softcap: float | None = None
     scale: float = formula("head_dim**-0.5")
@@ -47,10 +48,12 @@ class Attention(nn.Module, kw_only=True):
             raise ValueError(f"heads={self.heads}, kv_heads={self.groups}, head_dim={self.head_dim} must be at least 1")
         if self.heads % self.groups:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.groups}")
-        if getattr(self.position, "name", "") == "rope":
+        if getattr(self.position, "name", "") in ("rope", "xpos"):
             dims = self.position["dims"] or self.head_dim
             if dims > self.head_dim or dims % 2:
-                raise ValueError(f"rope rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it")
+                raise ValueError(
+                    f"{self.position.name} rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it"
+                )
         if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
             raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
         if self.global_projections:
@@ -116,6 +119,9 @@ class Attention(nn.Module, kw_only=True):
         return ops.Scores(registry.instantiate(self.mask), self.scale, bias, self.softcap, drop if self.dropout else None)
 
     def _out(self, y_BTHK: jax.Array, d_model: int) -> jax.Array:
+        if self.inner_norm is not None:
+            y_BTN = y_BTHK.reshape(*y_BTHK.shape[:2], -1)
+            y_BTHK = registry.instantiate(self.inner_norm, name="inner_norm")(y_BTN, ("heads",)).reshape(y_BTHK.shape)
         shape, axes = (self.heads, self.head_dim, d_model), ("heads", "head_dim", "embed")
         kernel = declare(self, "out", shape, axes, "residual", self.initializer, inputs=2)
         has_bias = self.bias if self.out_bias is None else self.out_bias

@@ -19,7 +19,8 @@ _MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
 class Scores:
     """Everything that turns q.k into weights, besides the arrays.
 
-    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap).
+    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap). totals: outputs are float32 and have a last
+    feature more, the logarithm of the softmax's denominator.
     """
 
     mask: AttentionMask
@@ -27,6 +28,7 @@ class Scores:
     bias: Callable | None = None
     softcap: float | None = None
     dropout: Callable[[jax.Array], jax.Array] | None = None
+    totals: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,10 @@ def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -
     """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`."""
     time, mask = q_BTHK.shape[1], scores.mask
     size = max(64, -(-time // 16))
+    if mask.by_head and keys.aligned and scores.bias is None and time > size:
+        from taxonomy.ops import dilated
+
+        return dilated.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
     # Tokens that all see may stand anywhere.
     anywhere = mask.prefix and keys.prefix_BS is not None
     if not keys.aligned or anywhere or mask.window is mask.ahead is None or time <= size:
@@ -147,6 +153,9 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     if scores.bias is not None:
         bias = scores.bias(q_BTHK, q_positions, k_positions, offset)
         logits = logits + bias.reshape(bias.shape[0], groups, repeats, *bias.shape[2:])
+    if scores.mask.by_head:
+        times = scores.mask.times(q_positions, k_positions).reshape(batch, groups, repeats, time, -1)
+        logits = jnp.where(times > 0, logits + jnp.log(jnp.maximum(times, 1).astype(jnp.float32)), _MASKED)
     allowed_BTS = scores.mask.allowed(q_positions[:, :, None], k_positions[:, None, :])
     if scores.mask.prefix and keys.prefix_BS is not None:
         allowed_BTS |= keys.prefix_BS[:, None, :]
@@ -157,4 +166,8 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     weights = jax.nn.softmax(logits, axis=-1)
     if scores.dropout is not None:
         weights = scores.dropout(weights)
-    return jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
+    y_BGRTK = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
+    if not scores.totals:
+        return y_BGRTK
+    log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jnp.concatenate([y_BGRTK.astype(jnp.float32), log_z], -1)

@@ -36,6 +36,10 @@ def oracle(module, params, x, *, allowed=None, rotate=lambda x: x, bias=None) ->
     if bias is not None:
         mask = torch.where(mask, torch.tensor(np.asarray(bias)), -torch.inf)
     y = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=module.scale, enable_gqa=True)
+    if "inner_norm" in p:
+        inner, shape = y.transpose(1, 2).flatten(2), y.transpose(1, 2).shape
+        inner = torch.nn.functional.rms_norm(inner, inner.shape[-1:], p["inner_norm"]["scale"], 1e-5)
+        y = inner.reshape(shape).transpose(1, 2)
     return torch.einsum("bhtk,hkd->btd", y, p["out"]) + p.get("bias_D", 0)
 
 
@@ -51,6 +55,7 @@ def oracle(module, params, x, *, allowed=None, rotate=lambda x: x, bias=None) ->
         ("gqa(heads=6, kv_heads=2, head_dim=8)", {"query": (24, 6, 8), "key": (24, 2, 8), "out": (6, 8, 24)}),
         ("gqa(heads=6, kv_heads=3, bias=True, scale=0.3)", {"key_bias": (3, 4)}),
         ("gqa(heads=4, kv_heads=2, qk_norm=norm)", {}),
+        ("gqa(heads=4, kv_heads=2, inner_norm=norm)", {}),
     ],
 )
 def test_attention_is_that_of_torch(sentence, shapes, random_params):
