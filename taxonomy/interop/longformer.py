@@ -1,6 +1,7 @@
 """Longformer: RoBERTa with a window around each token, and global tokens with projections of their own."""
 
 from taxonomy import spec
+from taxonomy.errors import UserError
 from taxonomy.interop import bert, decoders, roberta, tensors
 from taxonomy.interop.family import Family, Fields, Inexpressible, all_layers, need, say
 
@@ -9,18 +10,11 @@ _HEADS = {"LongformerForMaskedLM": "mlm", "LongformerForSequenceClassification":
 
 def section(fields: Fields) -> dict:
     found = roberta.section(fields, _HEADS, 30522)
-    heads = decoders.plain_heads(fields, found["d_model"], 12)
-    count = fields.read("num_hidden_layers", int, 12)
-    one = fields.values.get("attention_window")
-    widths = fields.read("attention_window", list) if isinstance(one, list) else [fields.read("attention_window", int, 512)] * count
-    words = {width: f"window_{width}" for width in widths if type(width) is int and width % 2 == 0}
-    kinds = (
-        decoders.listed(fields, "attention_window", words, [""] * count) if isinstance(one, list) else [words[w] for w in widths]
-    )
+    kinds = {f"sides_{sides}": dict(mask=say("around", sides=sides)) for sides in _sides(fields)}
     layers = decoders.layers(
+        [f"sides_{sides}" for sides in _sides(fields)],
+        decoders.plain_heads(fields, found["d_model"], 12),
         kinds,
-        heads,
-        {words[width]: dict(mask=say("around", sides=width // 2)) for width in words},
         found["blocks"]["block"].replace("attention", "{}"),
         "encoder",
         bias=True,
@@ -28,6 +22,17 @@ def section(fields: Fields) -> dict:
         global_projections=True,
     )
     return {**found, **layers}
+
+
+def _sides(fields: Fields) -> list[int]:
+    """Tokens on each side in every layer, from one width of the window for all of them or a list."""
+    count, given = fields.read("num_hidden_layers", int, 12), fields.values.get("attention_window")
+    widths = (
+        fields.read("attention_window", list) if isinstance(given, list) else [fields.read("attention_window", int, 512)] * count
+    )
+    if len(widths) != count or any(type(width) is not int or width < 2 or width % 2 for width in widths):
+        raise UserError(f"{fields.source}: attention_window: cannot be {given!r} (allowed: an even number, or {count} of them)")
+    return [width // 2 for width in widths]
 
 
 def hf_config(model: spec.Model) -> dict:

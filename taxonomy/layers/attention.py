@@ -92,12 +92,14 @@ class Attention(nn.Module, kw_only=True):
 
     def _globally(self, x_BTD: jax.Array, y_BTHK: jax.Array, context: Context) -> jax.Array:
         """What all tokens see, and instead of it, for those of the prefix, what global projections see in the whole document."""
+        if context.prefix_BT is None and not self.is_initializing():
+            return y_BTHK
         q_BTHK = self._heads(x_BTD, "query", "heads", self.heads, "global_query")
         k_BTGK = self._heads(x_BTD, "key", "kv_heads", self.groups, "global_key")
         v_BTGK = self._heads(x_BTD, "value", "kv_heads", self.groups, "global_value")
         if context.prefix_BT is None:
             return y_BTHK
-        keys = cached(self, k_BTGK, v_BTGK, context.replace(prefix_BT=None), None)
+        keys = cached(self, k_BTGK, v_BTGK, context.replace(prefix_BT=None, cache_length=None), None)
         scores = dataclasses.replace(self._scores(None, context), mask=Full())
         all_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
         return jnp.where(context.prefix_BT[:, :, None, None], all_BTHK, y_BTHK)
@@ -146,6 +148,10 @@ class Attention(nn.Module, kw_only=True):
         mask = registry.instantiate(self.mask)
         position = registry.instantiate(self.position, parent=None).distance_flops(mask, context, self.heads, self.head_dim)
         return 4 * self.heads * self.head_dim * mask.mean_span(context) + position
+
+    def idle_elements(self, d_model: int) -> int:
+        """Elements of matrices that are not used where no token is global."""
+        return d_model * self.head_dim * (self.heads + 2 * self.groups) if self.global_projections else 0
 
     def cache_elements(self) -> int:
         """Numbers kept per token while decoding."""
