@@ -94,7 +94,7 @@ class Transformer(nn.Module):
         """
         x_BTD, memory = self._features(tokens, positions, segments, train, None, **others)
         if weights is None:
-            weights = jnp.ones(targets.shape, jnp.float32)
+            weights = jnp.ones(targets.shape[:2], jnp.float32)
         chunk = self.execution.loss_chunk
         sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, z_loss, chunk)
         if input_targets is None:

@@ -218,7 +218,7 @@ class Model:
     @property
     def structure(self) -> str:
         """decoder, prefix-decoder, encoder or encoder-decoder."""
-        return "prefix-decoder" if self.prefixed else "-".join(self.stacks)
+        return "prefix-decoder" if self.prefixed and self.encoder is None else "-".join(self.stacks)
 
     def components(self) -> list[Component]:
         """Every component used, each once, in reading order."""

@@ -17,13 +17,15 @@ from taxonomy.model import blank, build
 # Counted from the published tables and checkpoints, not by this code; of families in WITHOUT_TABLES without the token table.
 PARAMETERS = json.loads((pathlib.Path(__file__).parent / "parameters.json").read_text())
 WITHOUT_TABLES = {"anthropic_lm", "lamda"}
+# The head that guesses tokens (a norm and a bias of every token), where the count has the pooler, as wide as its projection.
+GUESSES = lambda model, width: 2 * width + model.vocab  # noqa: E731
 # What our modules have beyond a count that stops at the projections; the pages' notes say the same.
 BEYOND = {
     "anthropic_lm": lambda model, width: (2 * len(model.decoder) + 1) * width,  # the gains of the norms
     "gato": lambda model, width: (4 * len(model.decoder) + 1) * width,  # biases of the norms and of relative positions
     "flan": lambda model, width: len(model.decoder) * 32 * 128,  # the relative biases
-    # The head that guesses tokens (a norm and a bias of every token), where the count has the pooler, as wide as its projection.
-    "bert": lambda model, width: 2 * width + model.vocab,
+    "longnet": lambda model, width: len(model.decoder) * 10 * width,  # the norms before projections to the stream
+    **dict.fromkeys(("bert", "biobert", "pubmedbert"), GUESSES),
 }
 # No published count stops where these do: the encoders and heads of states, returns and actions are left out.
 TRUNKS = {"decision_transformer:atari": 1_202_432, "decision_transformer:gym": 595_584}

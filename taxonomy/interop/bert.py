@@ -1,4 +1,4 @@
-"""BERT: an encoder with learned positions and norms after every sublayer, whose head says masked tokens or classes of a text."""
+"""BERT: an encoder with learned positions and norms after every sublayer, whose head says masked tokens, classes or numbers."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from taxonomy.interop import decoders, tensors
 from taxonomy.interop.family import PLAIN, Family, Fields, first_layer, need, say, word
 from taxonomy.interop.rows import Row
 from taxonomy.interop.tensors import ATTENTION, LAYER, Rows
+from taxonomy.registry import Component
 
 _HEADS = {"BertForMaskedLM": "mlm", "BertForPreTraining": "mlm", "BertForSequenceClassification": "classifier"}
 
@@ -34,7 +35,10 @@ def head(fields: Fields, words: Mapping[str, str], activation: str = "gelu") -> 
     [kind] = decoders.listed(fields, "architectures", words, [next(iter(words.values()))])
     if kind == "classifier":
         labels = fields.read("id2label", dict, None) or {}
-        return say(kind, classes=len(labels) or fields.read("num_labels", int, 2))
+        count = len(labels) or fields.read("num_labels", int, 2)
+        # Without a word about it, one label is a number.
+        problem = fields.read("problem_type", str, "regression" if count == 1 else None)
+        return say("regression", values=count) if problem == "regression" else say(kind, classes=count)
     return say(kind, activation=None if activation == "gelu" else repr(activation))
 
 
@@ -48,21 +52,23 @@ def encoder_fields(model: spec.Model, words: Mapping[str, str]) -> dict:
     return dict(
         **{**decoders.common_fields(model), "tie_word_embeddings": True},
         **decoders.mlp_fields(mlp),
-        architectures=[word(words, model.head.name)],
+        architectures=[word(words, "classifier" if model.head.name == "regression" else model.head.name)],
         num_attention_heads=need(attention, "heads"),
         layer_norm_eps=need(block["norm"], "eps"),
         type_vocab_size=need(spec.vectors(model.embedding), "types"),
         hidden_dropout_prob=block["dropout"],
         attention_probs_dropout_prob=attention["dropout"],
-        **_labels(model.head.get("classes") or 0),
+        **_labels(model.head),
     )
 
 
-def _labels(classes: int) -> dict:
-    if not classes:
+def _labels(head: Component) -> dict:
+    count = head.get("classes") or head.get("values")
+    if not count:
         return {}
-    names = {str(i): f"LABEL_{i}" for i in range(classes)}
-    return dict(id2label=names, label2id={name: int(i) for i, name in names.items()})
+    names = {str(i): f"LABEL_{i}" for i in range(count)}
+    problem = "regression" if head.name == "regression" else "single_label_classification"
+    return dict(id2label=names, label2id={name: int(i) for i, name in names.items()}, problem_type=problem)
 
 
 def hf_config(model: spec.Model) -> dict:

@@ -144,22 +144,24 @@ def windowed_fields(attentions: Sequence[Component]) -> dict[str, Any]:
     )
 
 
-def layers(kinds: Sequence[str], heads: Heads, variants: Mapping[str, Mapping], wiring: str, **arguments: Any) -> dict[str, Any]:
-    """The keys `attention`, `blocks` and `decoder` for layers of these kinds, which differ in arguments of attention.
+def layers(
+    kinds: Sequence[str], heads: Heads, variants: Mapping[str, Mapping], wiring: str, stack: str = "decoder", **arguments: Any
+) -> dict[str, Any]:
+    """The keys `attention`, `blocks` and the stack's own for layers of these kinds, which differ in arguments of attention.
 
     `wiring` is a block with {} for its attention, such as "pre({}, mlp)".
     """
     several = list(dict.fromkeys(kinds))
     if len(several) == 1:
         attention = {"attention": heads.say(**arguments, **variants[several[0]])}
-        return dict(**attention, blocks=dict(block=wiring.format("attention")), decoder=f"{len(kinds)}*block")
+        return dict(**attention, blocks=dict(block=wiring.format("attention")), **{stack: f"{len(kinds)}*block"})
     # The first kind has the model's plain name, as others take the numbers of the model's attention from it.
     names = {kind: f"{kind}_attention" if i else "attention" for i, kind in enumerate(several)}
-    return dict(
+    return {
         **{names[kind]: heads.say(**{**arguments, **variants[kind]}) for kind in several},
-        blocks={kind: wiring.format(names[kind]) for kind in several},
-        decoder=algebra(kinds),
-    )
+        "blocks": {kind: wiring.format(names[kind]) for kind in several},
+        stack: algebra(kinds),
+    }
 
 
 def algebra(kinds: Sequence[str]) -> str:

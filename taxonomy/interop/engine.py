@@ -51,6 +51,7 @@ from taxonomy.interop import (
     gptj,
     helium,
     llama,
+    longformer,
     mistral,
     nemotron,
     openai_gpt,
@@ -105,6 +106,7 @@ _TABLES = (
     bert,
     roberta,
     electra,
+    longformer,
 )
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in _TABLES}
 # What tables call the sublayers of each kind; attention to an encoder is cross_attention.

@@ -10,7 +10,8 @@ from taxonomy.interop.rows import Row
 Rows = tuple[Row, ...]
 LAYER = "decoder/{layer}"
 ATTENTION = f"{LAYER}/attention"
-_FUSED = tuple(f"{ATTENTION}/{part}" for part in ("query", "key", "value"))
+_PARTS = ("query", "key", "value")
+_FUSED = tuple(f"{ATTENTION}/{part}" for part in _PARTS)
 
 
 def norm(theirs: str, ours: str, when=None) -> Rows:
@@ -23,10 +24,11 @@ def linear(theirs: str, ours: str, pattern: str = "o i -> i o") -> Rows:
     return Row(f"{theirs}.weight", ours, pattern), Row(f"{theirs}.bias", f"{ours}_bias")
 
 
-def heads(theirs: str, query: str = "q_proj", key: str = "k_proj", value: str = "v_proj") -> Rows:
-    """Queries, keys and values apart."""
+def heads(theirs: str, query: str = "q_proj", key: str = "k_proj", value: str = "v_proj", kind: str = "") -> Rows:
+    """Queries, keys and values apart; `kind` is what ours are called besides."""
     rows = ()
-    for name, ours in zip((query, key, value), _FUSED, strict=True):
+    for name, part in zip((query, key, value), _PARTS, strict=True):
+        ours = f"{ATTENTION}/{kind}{part}"
         rows += (Row(f"{theirs}.{name}.weight", ours, "(h k) d -> d h k"),)
         rows += (Row(f"{theirs}.{name}.bias", f"{ours}_bias", "(h k) -> h k"),)
     return rows

@@ -1,26 +1,30 @@
 """Attention to the stream itself or to an encoder, with one key-value head per query head, per group of them, or for all."""
 
+import dataclasses
 import functools
 from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from taxonomy import registry
 from taxonomy.layers.cache import cached, remembered
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
-from taxonomy.layers.positions import Bias
+from taxonomy.layers.positions import Bias, NoPosition
 from taxonomy.ops import attention as ops
+from taxonomy.ops.masks import Full
 from taxonomy.registry import Annotated, Component, Init, Mask, Norm, Position, component, formula
 
 Temperature = Annotated[Component, ("temperature",)]
 
 
 class Attention(nn.Module, kw_only=True):
-    """Queries, keys and values from x, positions, masked softmax, and the output projection.
+    """Queries, keys and values from x, positions, masked softmax, maybe a norm over all heads, and the output projection.
 
-    With source="encoder" keys and values come from the encoder's memory, and positions play no part.
+    With source="encoder" keys and values come from the encoder's memory, and positions play no part. With `global_projections`
+    the tokens of the batch's prefix see all of their document, through queries, keys and values of their own.
     """
 
     position: Position
@@ -31,23 +35,31 @@ class Attention(nn.Module, kw_only=True):
     qk_norm: Norm | None = None
     qk_norm_per_head: bool = False
     qk_norm_after_position: bool = False
+    inner_norm: Norm | None = None
     temperature: Temperature | None = None
     softcap: float | None = None
     scale: float = formula("head_dim**-0.5")
     dropout: float = 0.0
     source: Literal["self", "encoder"] = "self"
+    global_projections: bool = False
 
     def check(self) -> None:
         if min(self.heads, self.groups, self.head_dim) < 1:
             raise ValueError(f"heads={self.heads}, kv_heads={self.groups}, head_dim={self.head_dim} must be at least 1")
         if self.heads % self.groups:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.groups}")
-        if getattr(self.position, "name", "") == "rope":
+        if getattr(self.position, "name", "") in ("rope", "xpos"):
             dims = self.position["dims"] or self.head_dim
             if dims > self.head_dim or dims % 2:
-                raise ValueError(f"rope rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it")
+                raise ValueError(
+                    f"{self.position.name} rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it"
+                )
         if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
             raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
+        if self.global_projections:
+            attend = getattr(registry.instantiate(self.position, parent=None), "attend", None)
+            if not registry.instantiate(self.mask).prefix or getattr(attend, "__func__", None) is not NoPosition.attend:
+                raise ValueError("global_projections need a mask with a prefix, such as around, and a position at the embedding")
 
     @property
     def groups(self) -> int:
@@ -74,7 +86,23 @@ class Attention(nn.Module, kw_only=True):
         scores = self._scores(bias, context)
         keys = cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
         y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
+        if self.global_projections:
+            y_BTHK = self._globally(x_BTD, y_BTHK, context)
         return self._out(y_BTHK, d_model)
+
+    def _globally(self, x_BTD: jax.Array, y_BTHK: jax.Array, context: Context) -> jax.Array:
+        """What all tokens see, and instead of it, for those of the prefix, what global projections see in the whole document."""
+        if context.prefix_BT is None and not self.is_initializing():
+            return y_BTHK
+        q_BTHK = self._heads(x_BTD, "query", "heads", self.heads, "global_query")
+        k_BTGK = self._heads(x_BTD, "key", "kv_heads", self.groups, "global_key")
+        v_BTGK = self._heads(x_BTD, "value", "kv_heads", self.groups, "global_value")
+        if context.prefix_BT is None:
+            return y_BTHK
+        keys = cached(self, k_BTGK, v_BTGK, context.replace(prefix_BT=None, cache_length=None), None)
+        scores = dataclasses.replace(self._scores(None, context), mask=Full())
+        all_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
+        return jnp.where(context.prefix_BT[:, :, None, None], all_BTHK, y_BTHK)
 
     def _across(self, q_BTHK: jax.Array, context: Context) -> jax.Array:
         """Attention of the decoder to the encoder's memory, whose keys and values are computed once while decoding."""
@@ -93,6 +121,9 @@ class Attention(nn.Module, kw_only=True):
         return ops.Scores(registry.instantiate(self.mask), self.scale, bias, self.softcap, drop if self.dropout else None)
 
     def _out(self, y_BTHK: jax.Array, d_model: int) -> jax.Array:
+        if self.inner_norm is not None:
+            y_BTN = y_BTHK.reshape(*y_BTHK.shape[:2], -1)
+            y_BTHK = registry.instantiate(self.inner_norm, name="inner_norm")(y_BTN, ("heads",)).reshape(y_BTHK.shape)
         shape, axes = (self.heads, self.head_dim, d_model), ("heads", "head_dim", "embed")
         kernel = declare(self, "out", shape, axes, "residual", self.initializer, inputs=2)
         has_bias = self.bias if self.out_bias is None else self.out_bias
@@ -106,9 +137,9 @@ class Attention(nn.Module, kw_only=True):
         q_BTHK = registry.instantiate(self.qk_norm, name="query_norm")(q_BTHK, q_axes)
         return q_BTHK, registry.instantiate(self.qk_norm, name="key_norm")(k_BTGK, k_axes)
 
-    def _heads(self, x_BTD: jax.Array, name: str, axis: str, heads: int) -> jax.Array:
-        shape = (x_BTD.shape[-1], heads, self.head_dim)
-        kernel = declare(self, name, shape, ("embed", axis, "head_dim"), name, self.initializer)
+    def _heads(self, x_BTD: jax.Array, role: str, axis: str, heads: int, name: str = "") -> jax.Array:
+        shape, name = (x_BTD.shape[-1], heads, self.head_dim), name or role
+        kernel = declare(self, name, shape, ("embed", axis, "head_dim"), role, self.initializer)
         bias = declare(self, f"{name}_bias", shape[1:], (axis, "head_dim"), "bias") if self.bias else None
         return project(x_BTD, kernel, bias)
 
@@ -117,6 +148,10 @@ class Attention(nn.Module, kw_only=True):
         mask = registry.instantiate(self.mask)
         position = registry.instantiate(self.position, parent=None).distance_flops(mask, context, self.heads, self.head_dim)
         return 4 * self.heads * self.head_dim * mask.mean_span(context) + position
+
+    def idle_elements(self, d_model: int) -> int:
+        """Elements of matrices that are not used where no token is global."""
+        return d_model * self.head_dim * (self.heads + 2 * self.groups) if self.global_projections else 0
 
     def cache_elements(self) -> int:
         """Numbers kept per token while decoding."""

@@ -19,7 +19,7 @@ class Context:
 
     positions_BT: position of each token in its own document; -1 marks padding while decoding.
     segments_BT: document number within a packed row (0 is padding), or None when every row is one document.
-    prefix_BT: tokens that all tokens of their document may see under the mask `prefix`, or None when there are none.
+    prefix_BT: tokens that all tokens of their document may see under a mask with a prefix, or None when there are none.
     types_BT: which part of the input a token belongs to, such as the first or second sentence; None when there is one part.
     memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
     relative_NH: the table of relative positions that a stack's layers share, or None.

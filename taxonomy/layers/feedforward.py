@@ -13,10 +13,11 @@ from taxonomy.registry import Init, Norm, component
 
 
 class FeedForward(nn.Module, kw_only=True):
-    """down(activation(up(x))); subclasses choose the activation."""
+    """down(activation(up(x))), maybe with a norm before `down`; subclasses choose the activation."""
 
     initializer: Init
     bias: bool = False
+    inner_norm: Norm | None = None
 
     def check(self) -> None:
         if self.d_ff < 1:
@@ -33,6 +34,8 @@ class FeedForward(nn.Module, kw_only=True):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         d_model = x_BTD.shape[-1]
         h_BTF = self.hidden(x_BTD)
+        if self.inner_norm is not None:
+            h_BTF = registry.instantiate(self.inner_norm, name="inner_norm")(h_BTF, ("mlp",))
         kernel = declare(self, "down", (self.d_ff, d_model), ("mlp", "embed"), "residual", self.initializer)
         bias = declare(self, "down_bias", (d_model,), ("embed",), "bias") if self.bias else None
         return project(h_BTF, kernel, bias)
@@ -107,11 +110,9 @@ class SoLU(FeedForward):
     """x softmax(x) over the hidden layer, followed by a norm where `inner_norm` is given."""
 
     d_ff: int
-    inner_norm: Norm | None = None
 
     def activate(self, x: jax.Array) -> jax.Array:
-        y = x * jax.nn.softmax(x.astype(jnp.float32), axis=-1).astype(x.dtype)
-        return y if self.inner_norm is None else registry.instantiate(self.inner_norm, name="inner_norm")(y, ("mlp",))
+        return x * jax.nn.softmax(x.astype(jnp.float32), axis=-1).astype(x.dtype)
 
 
 @component("glu", kind="feedforward", paper="Dauphin et al. 2016, arXiv:1612.08083; Shazeer 2020, arXiv:2002.05202, eq. 5")

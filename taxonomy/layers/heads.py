@@ -78,27 +78,46 @@ class Detector(nn.Module):
         d_model = x_BTD.shape[-1]
         y = _activated(self, "dense", x_BTD, d_model)
         kernel_1D = declare(self, "kernel", (1, d_model), (None, "embed"), "output", self.initializer)
-        return y, Projection(kernel_1D, declare(self, "bias_1", (1,), (None,), "bias"), binary=True)
+        return y, Projection(kernel_1D, declare(self, "bias_1", (1,), (None,), "bias"), loss="binary")
 
 
-@component("classifier", kind="head", paper="Devlin et al. 2018, arXiv:1810.04805, section 3 ([CLS])")
-class Classifier(nn.Module):
-    """Score classes of a row by its first token: a projection with tanh (the pooler), and a projection to `classes`."""
+class RowHead(nn.Module, kw_only=True):
+    """Numbers of a row, made from its first token by a projection with tanh (the pooler) and a projection to `outputs`."""
 
     initializer: Init
-    classes: int
     pooler: bool = True
+
+    loss = "softmax"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
-        """Features (B, 1, D) and what projects them to the classes."""
+        """Features (B, 1, D) and what projects them to the outputs."""
         y = x_BTD[..., :1, :]
         d_model = y.shape[-1]
         if self.pooler:
             kernel = declare(self, "pooler", (d_model, d_model), ("embed", None), "mlp", self.initializer)
             y = jnp.tanh(project(y, kernel, declare(self, "pooler_bias", (d_model,), (None,), "bias")))
-        kernel_CD = declare(self, "kernel", (self.classes, d_model), (None, "embed"), "output", self.initializer)
-        return y, Projection(kernel_CD, declare(self, "bias_C", (self.classes,), (None,), "bias"))
+        kernel_CD = declare(self, "kernel", (self.outputs, d_model), (None, "embed"), "output", self.initializer)
+        return y, Projection(kernel_CD, declare(self, "bias_C", (self.outputs,), (None,), "bias"), loss=self.loss)
+
+
+@component("classifier", kind="head", paper="Devlin et al. 2018, arXiv:1810.04805, section 3 ([CLS])")
+class Classifier(RowHead):
+    """Score classes of a row by its first token: a projection with tanh (the pooler), and a projection to `classes`."""
+
+    classes: int
+
+    outputs = property(lambda self: self.classes)
+
+
+@component("regression", kind="head", paper="Liu et al. 2019, arXiv:1907.11692 (facebookresearch/fairseq, sentence_prediction)")
+class Regression(RowHead):
+    """Real numbers of a row, such as how alike two texts are, from its first token as classes are; the loss is squared error."""
+
+    values: int = 1
+
+    outputs = property(lambda self: self.values)
+    loss = "squared"
 
 
 @component("untied", kind="head", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.4")

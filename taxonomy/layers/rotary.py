@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from taxonomy import registry
 from taxonomy.layers.context import Context
 from taxonomy.layers.positions import NoPosition
-from taxonomy.registry import Annotated, Component, component
+from taxonomy.registry import Annotated, Component, component, formula
 
 Scaling = Annotated[Component, ("rope_scaling",)]
 
@@ -49,6 +49,28 @@ class RotaryPosition(NoPosition):
             y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
         y = y.astype(x_BTHK.dtype)
         return jnp.concatenate([y, rest], -1) if rest.shape[-1] else y
+
+
+@component("xpos", kind="position", paper="Sun et al. 2022, arXiv:2212.10554, section 3.2 (microsoft/torchscale)")
+class DecayingRotaryPosition(RotaryPosition):
+    """Rotary, with products that decay with the distance: by ((2i/dims + 0.4) / 1.4)^(distance / base) in pair i.
+
+    Queries shrink and keys grow from the position `center` on, which does not matter but for the range of numbers.
+    """
+
+    base: float = 512.0
+    center: float = formula("context / 2")
+
+    def attend(self, q_BTHK: jax.Array, k_BTGK: jax.Array, context: Context, scale: float):
+        q_BTHK, k_BTGK, _ = super().attend(q_BTHK, k_BTGK, context, scale)
+        return self._scaled(q_BTHK, context.positions_BT, 1.0), self._scaled(k_BTGK, context.positions_BT, -1.0), None
+
+    def _scaled(self, x_BTHK: jax.Array, positions_BT: jax.Array, sign: float) -> jax.Array:
+        dims = self.dims or x_BTHK.shape[-1]
+        decay = jnp.log((jnp.arange(0, dims, 2) / dims + 0.4) / 1.4)
+        exponent = sign * (positions_BT[:, :, None, None].astype(jnp.float32) - self.center) / self.base
+        factor = jnp.exp(exponent * (jnp.repeat(decay, 2) if self.interleaved else jnp.tile(decay, 2)))
+        return jnp.concatenate([(x_BTHK[..., :dims] * factor).astype(x_BTHK.dtype), x_BTHK[..., dims:]], -1)
 
 
 @dataclasses.dataclass(frozen=True)

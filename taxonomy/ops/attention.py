@@ -19,7 +19,8 @@ _MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
 class Scores:
     """Everything that turns q.k into weights, besides the arrays.
 
-    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap).
+    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap). totals: outputs are float32 and have a last
+    feature more, the logarithm of the softmax's denominator.
     """
 
     mask: AttentionMask
@@ -27,6 +28,7 @@ class Scores:
     bias: Callable | None = None
     softcap: float | None = None
     dropout: Callable[[jax.Array], jax.Array] | None = None
+    totals: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +76,60 @@ def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -
     """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`."""
     time, mask = q_BTHK.shape[1], scores.mask
     size = max(64, -(-time // 16))
-    if not keys.aligned or not mask.causal or time <= size:
+    if mask.by_head and keys.aligned and scores.bias is None and time > size:
+        from taxonomy.ops import dilated
+
+        return dilated.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    # Tokens that all see may stand anywhere.
+    anywhere = mask.prefix and keys.prefix_BS is not None
+    if not keys.aligned or anywhere or mask.window is mask.ahead is None or time <= size:
         return reference(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    if None not in (mask.window, mask.ahead) and size > max(64, mask.window + mask.ahead):
+        return _banded(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
     outputs = []
     for start in range(0, time, size):
         stop = min(start + size, time)
         first = 0 if mask.window is None else max(0, (start - mask.window + 1) // 64 * 64)
+        last = time if mask.ahead is None else min(time, stop + mask.ahead)
         rows = slice(start, stop)
         segments_BT = None if q_segments_BT is None else q_segments_BT[:, rows]
-        reached = keys.between(first, stop)
+        reached = keys.between(first, last)
         outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, start - first))
     return _heads_last(jnp.concatenate(outputs, 3))
+
+
+def _banded(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
+    """Chunks as large as a window side by side in the batch, each with the keys from a window before it to a window after it.
+
+    Unlike chunks one after another their number may be large, so that the work grows with the length and not with its square.
+    """
+    batch, time = q_positions_BT.shape
+    before, after = scores.mask.window - 1, scores.mask.ahead
+    size = max(64, before + after)
+    chunks = -(-time // size)
+    starts = jnp.arange(chunks) * size
+
+    def rows(a, axis: int, first: int, length: int, fill):
+        """Of each chunk the `length` places from `first` on, counted from its start: chunks join the batch."""
+        if a is None:
+            return None
+        pads = [(0, 0)] * a.ndim
+        pads[axis] = (-first, chunks * size - time + first + length - size)
+        places = (starts[:, None] + jnp.arange(length)).reshape(-1)
+        taken = jnp.take(jnp.pad(a, pads, constant_values=fill), places, axis)
+        taken = taken.reshape(*a.shape[:axis], chunks, length, *a.shape[axis + 1 :])
+        return jnp.moveaxis(taken, axis, 1).reshape(batch * chunks, *a.shape[1:axis], length, *a.shape[axis + 1 :])
+
+    seen = size + before + after
+    reached = Keys(
+        *(rows(a, 2, -before, seen, 0) for a in (keys.k_BGSK, keys.v_BGSK)),
+        rows(keys.positions_BS, 1, -before, seen, -1),
+        rows(keys.segments_BS, 1, -before, seen, -1),
+        True,
+    )
+    own = (rows(a, 1, 0, size, 0) for a in (q_BTHK, q_positions_BT, q_segments_BT))
+    y_BTHK = _heads_last(_attend_block(*own, reached, scores, before))
+    return y_BTHK.reshape(batch, chunks * size, *y_BTHK.shape[2:])[:, :time]
 
 
 IMPLEMENTATIONS = {"auto": chunked, "chunked": chunked, "reference": reference}
@@ -108,6 +153,9 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     if scores.bias is not None:
         bias = scores.bias(q_BTHK, q_positions, k_positions, offset)
         logits = logits + bias.reshape(bias.shape[0], groups, repeats, *bias.shape[2:])
+    if scores.mask.by_head:
+        times = scores.mask.times(q_positions, k_positions).reshape(batch, groups, repeats, time, -1)
+        logits = jnp.where(times > 0, logits + jnp.log(jnp.maximum(times, 1).astype(jnp.float32)), _MASKED)
     allowed_BTS = scores.mask.allowed(q_positions[:, :, None], k_positions[:, None, :])
     if scores.mask.prefix and keys.prefix_BS is not None:
         allowed_BTS |= keys.prefix_BS[:, None, :]
@@ -118,4 +166,8 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     weights = jax.nn.softmax(logits, axis=-1)
     if scores.dropout is not None:
         weights = scores.dropout(weights)
-    return jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
+    y_BGRTK = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
+    if not scores.totals:
+        return y_BGRTK
+    log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jnp.concatenate([y_BGRTK.astype(jnp.float32), log_z], -1)

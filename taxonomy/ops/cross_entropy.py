@@ -5,6 +5,7 @@ alive and no product is computed twice. `reference` is the plain form.
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +16,24 @@ from flax import struct
 class Projection:
     """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given.
 
-    binary: there is one logit, of a yes (target 1) against a no (target 0) whose logit is zero, instead of one for each target.
+    loss: what logits mean. "softmax": scores of the V targets that a token may have, which are integers (B, T). "binary": V is 1, the
+    score of a yes (target 1) against a no (target 0), whose score is zero. "squared": they are the targets, real numbers (B, T, V),
+    or (B, T) where V is 1; the loss is the squared error, averaged over V.
     """
 
     kernel_VD: jax.Array
     bias_V: jax.Array | None
     scale: float = struct.field(pytree_node=False, default=1.0)
     softcap: float | None = struct.field(pytree_node=False, default=None)
-    binary: bool = struct.field(pytree_node=False, default=False)
+    loss: Literal["softmax", "binary", "squared"] = struct.field(pytree_node=False, default="softmax")
 
 
 @struct.dataclass
 class Sums:
     """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient.
 
-    others: of losses that are in `loss` but not in the rest, by name.
+    A squared error is its own `nll`, and none of its numbers is `correct`. others: of losses that are in `loss` but not in the rest,
+    by name.
     """
 
     loss: jax.Array
@@ -64,7 +68,10 @@ def _capped(y: jax.Array, head: Projection) -> jax.Array:
 def reference(x_BTD, head: Projection, targets_BT, weights_BT, z_loss: float = 0.0) -> Sums:
     """All logits at once, differentiated by JAX."""
     y = logits(x_BTD, head)
-    if head.binary:
+    if head.loss == "squared":
+        error_BT = jnp.square(y - targets_BT.reshape(y.shape)).mean(-1)
+        return _sums(0.0, error_BT, jnp.zeros_like(error_BT), weights_BT, 0.0)
+    if head.loss == "binary":
         y = jnp.concatenate([jnp.zeros_like(y), y], -1)
     return _sums(*_terms(y, targets_BT), weights_BT, z_loss)
 
@@ -96,7 +103,7 @@ def cross_entropy(
 
     `chunk_tokens` bounds the tokens whose logits are alive at a time; chunks divide the time axis, so a sharded batch stays so.
     """
-    if head.binary:  # a logit a token needs no chunks
+    if head.loss != "softmax":  # a few logits a token need no chunks
         return reference(x_BTD, head, targets_BT, weights_BT, z_loss)
     return _cross_entropy(z_loss, _chunks(x_BTD, chunk_tokens), x_BTD, head, targets_BT, weights_BT)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taxonomy.registry import component
+from taxonomy.registry import component, formula
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +17,19 @@ class AttentionMask:
 
     causal: no query sees a later key.
     window: a query sees no key `window` or more positions before it; None when unbounded.
+    ahead: a query sees no key more than `ahead` positions after it; None when unbounded.
     prefix: a query also sees the keys of its document that the batch marks as its prefix.
+    by_head: a head sees each allowed key as often as `times` says.
     """
 
     causal = False
     window = None
     prefix = False
+    by_head = False
+
+    @property
+    def ahead(self) -> int | None:
+        return 0 if self.causal else None
 
     def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
         """Elementwise on broadcastable integer arrays; returns booleans."""
@@ -87,6 +94,34 @@ class Local(AttentionMask):
         return (w * (w + 1) / 2 + (context - w) * w) / context
 
 
+@component("around", kind="mask", paper="Beltagy et al. 2020, arXiv:2004.05150, section 3.1")
+@dataclasses.dataclass(frozen=True)
+class Around(AttentionMask):
+    """A token sees itself, `sides` tokens on each side, and the global tokens of its document: those of the batch's prefix."""
+
+    sides: int
+    prefix = True
+
+    def check(self) -> None:
+        if self.sides < 1:
+            raise ValueError(f"sides={self.sides} must be at least 1")
+
+    @property
+    def window(self) -> int:
+        return self.sides + 1
+
+    @property
+    def ahead(self) -> int:
+        return self.sides
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return jnp.abs(q_position - k_position) <= self.sides
+
+    def mean_span(self, context: int) -> float:
+        s = min(self.sides, context - 1)
+        return 1 + (2 * context * s - s * (s + 1)) / context
+
+
 @component("strided", kind="mask", paper="Child et al. 2019, arXiv:1904.10509, section 4.3")
 @dataclasses.dataclass(frozen=True)
 class Strided(AttentionMask):
@@ -138,6 +173,54 @@ class Fixed(AttentionMask):
 
     def mean_span(self, context: int) -> float:
         return _mean_span(self, context)
+
+
+@component("dilated", kind="mask", paper="Ding et al. 2023, arXiv:2307.02486, section 2.2")
+@dataclasses.dataclass(frozen=True)
+class Dilated(AttentionMask):
+    """Segments of several lengths, each at a rate: head j keeps every rate-th token from j mod rate on, which see those before.
+
+    What a token sees in the segments that keep it is mixed by the denominators of its softmaxes there (eqs. 9 and 10). That is one
+    softmax, in which a key counts as `times` as there are segments that keep both.
+    """
+
+    segments: tuple[int, ...]
+    rates: tuple[int, ...]
+    heads: int = formula("heads")
+    causal = True
+    by_head = True
+
+    def check(self) -> None:
+        if len(self.segments) != len(self.rates) or min(self.segments + self.rates, default=0) < 1:
+            raise ValueError(f"segments={self.segments} and rates={self.rates} must be as many, and at least 1")
+        if 1 not in self.rates:
+            raise ValueError(f"rates={self.rates} must have a 1, or no segment keeps all tokens")
+
+    @property
+    def window(self) -> int:
+        return max(self.segments)
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return (k_position <= q_position) & (q_position - k_position < self.window)
+
+    def times(self, q_positions_BT: jax.Array, k_positions_BS: jax.Array) -> jax.Array:
+        """How many segments of a head keep a query and a key, int32 (B, H, T, S)."""
+        total = 0
+        for segment, rate in zip(self.segments, self.rates, strict=True):
+            offset_H11 = jnp.arange(self.heads)[:, None, None] % rate
+            q, k = q_positions_BT[:, None, :, None], k_positions_BS[:, None, None, :]
+            kept = (q % segment % rate == offset_H11) & (k % segment % rate == offset_H11)
+            total += (kept & (q // segment == k // segment) & (k <= q)).astype(jnp.int32)
+        return total
+
+    def mean_span(self, context: int) -> float:
+        total = 0
+        for segment, rate in zip(self.segments, self.rates, strict=True):
+            whole, rest = divmod(context, segment)
+            for offset in (head % rate for head in range(self.heads)):
+                kept, kept_of_rest = (max(0, -(-(length - offset) // rate)) for length in (segment, rest))
+                total += whole * kept * (kept + 1) // 2 + kept_of_rest * (kept_of_rest + 1) // 2
+        return total / self.heads / context
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,7 +8,8 @@ projections, the head (the token table when it is tied), scores and weighted sum
 allows, averaged over a document of `context` tokens: half of all pairs when causal. `masked=False` counts all pairs, as the
 reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Training costs 3 forward
 passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again to sample from a generator.
-A generator is left behind after training: its parameters are counted apart, and its FLOPs are those of training alone.
+A generator is left behind after training: its parameters are counted apart, and its FLOPs are those of training alone. No token is
+global.
 """
 
 import dataclasses
@@ -155,7 +156,10 @@ def _matrix_flops(model: spec.Model) -> float:
         sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1)
     # Without a projection of its own the head uses the token table.
     head = 0 if sizes["output"] else spec.vectors(model.embedding)["width"] * model.vocab
-    return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head)
+    idle = sum(
+        layers * registry.instantiate(part).idle_elements(model.d_model) for _, layers, part in _parts(model, "idle_elements")
+    )
+    return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head - idle)
 
 
 def _attention_flops(model: spec.Model, context: int, masked: bool) -> float:

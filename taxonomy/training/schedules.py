@@ -107,15 +107,16 @@ class Cosine(Schedule):
 @component("linear", kind="schedule", paper="Devlin et al. 2018, arXiv:1810.04805, appendix A.2")
 @dataclasses.dataclass(frozen=True)
 class Linear(Schedule):
-    """Linear warmup, then a line down to `final` times the peak at `until` or the end."""
+    """Linear warmup, then a line (or its `power`) down to `final` times the peak at `until` or the end."""
 
     peak: float
     warmup: str = "0 steps"
     final: float = 0.0
     until: str | None = None
+    power: float = 1.0
 
     def after(self, progress: Progress) -> float:
-        return 1 - (1 - self.final) * self._decayed(progress)
+        return self.final + (1 - self.final) * (1 - self._decayed(progress)) ** self.power
 
 
 @component("inverse_sqrt", kind="schedule", paper="Vaswani et al. 2017, arXiv:1706.03762, eq. 3; Raffel et al. 2019, section 3.1.2")

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from training.common import assert_trees_close
 
+from taxonomy import registry
+
 
 def influence(tiny, packed, nudged, random_direction) -> np.ndarray:
     """(rows, time, time): the largest gradient of the logits at t by the embedded token at s."""
@@ -34,6 +36,9 @@ def test_gradients_stay_in_the_past_of_the_own_document(family, tiny, packed, nu
     assert np.all(found[~(past & same)] == 0)
     # The same gradients are not zero where they need not be: at the token itself, and at the one before it.
     near = same & past & (t - s <= 1) & (batch.segments > 0)[:, :, None]
+    for mask in (registry.instantiate(part) for part in one.spec.components() if part.kind == "mask"):
+        if mask.by_head:  # no head may have both
+            near &= np.asarray(mask.times(batch.positions, batch.positions)).any(1)
     assert np.all(found[near] > 0) and near.sum() > 150
 
 

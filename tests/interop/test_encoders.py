@@ -12,7 +12,7 @@ from taxonomy.errors import UserError
 from taxonomy.interop import engine
 from taxonomy.model import nets
 
-PAGES = ("bart", "bert", "electra", "roberta", "t5", "t5_1_1")
+PAGES = ("bart", "bert", "electra", "longformer", "roberta", "t5", "t5_1_1")
 
 
 @pytest.fixture
@@ -148,6 +148,8 @@ def test_what_the_fields_of_a_head_mean(fields, head):
         ("bert", {"is_decoder": True}, "is_decoder=True"),
         ("bert", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("longformer", {"attention_window": [8] * 11 + [7]}, r"attention_window: cannot be \[8, .* \(allowed: an even"),
+        ("longformer", {"attention_window": 7}, "attention_window: cannot be 7"),
         ("roberta", {"architectures": ["BertForMaskedLM"]}, "architectures"),
         ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         ("bart", {"normalize_before": True}, "normalize_before=True"),

@@ -36,6 +36,10 @@ def oracle(module, params, x, *, allowed=None, rotate=lambda x: x, bias=None) ->
     if bias is not None:
         mask = torch.where(mask, torch.tensor(np.asarray(bias)), -torch.inf)
     y = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=module.scale, enable_gqa=True)
+    if "inner_norm" in p:
+        inner, shape = y.transpose(1, 2).flatten(2), y.transpose(1, 2).shape
+        inner = torch.nn.functional.rms_norm(inner, inner.shape[-1:], p["inner_norm"]["scale"], 1e-5)
+        y = inner.reshape(shape).transpose(1, 2)
     return torch.einsum("bhtk,hkd->btd", y, p["out"]) + p.get("bias_D", 0)
 
 
@@ -51,6 +55,7 @@ def oracle(module, params, x, *, allowed=None, rotate=lambda x: x, bias=None) ->
         ("gqa(heads=6, kv_heads=2, head_dim=8)", {"query": (24, 6, 8), "key": (24, 2, 8), "out": (6, 8, 24)}),
         ("gqa(heads=6, kv_heads=3, bias=True, scale=0.3)", {"key_bias": (3, 4)}),
         ("gqa(heads=4, kv_heads=2, qk_norm=norm)", {}),
+        ("gqa(heads=4, kv_heads=2, inner_norm=norm)", {}),
     ],
 )
 def test_attention_is_that_of_torch(sentence, shapes, random_params):
@@ -154,6 +159,23 @@ def test_documents_of_a_row_do_not_meet(random_params):
     same = (segments[:, :, None] == segments[:, None, :])[:, None] & np.tri(9, dtype=bool)
     found = module.apply({"params": params}, X, CONTEXT.replace(segments_BT=segments))
     np.testing.assert_allclose(found, oracle(module, params, X, allowed=same), rtol=1e-5, atol=1e-5)
+
+
+def test_global_tokens_see_and_are_seen_by_all_of_their_document(random_params):
+    """Beltagy et al. 2020, section 3.1: with projections of their own for what they see, and those of all for who sees them."""
+    module = sublayer("mha(heads=4, global_projections=True)", mask="around(sides=1)")
+    params = random_params(module, X, CONTEXT)
+    segments, prefix = np.asarray([[1, 1, 1, 1, 1, 2, 2, 2, 2]] * 2), np.zeros((2, 9), bool)
+    prefix[0, [0, 3, 7]] = True
+    found = module.apply({"params": params}, X, CONTEXT.replace(segments_BT=segments, prefix_BT=prefix))
+    t, s = np.indices((9, 9))
+    same, near = segments[:, :, None] == segments[:, None, :], np.abs(t - s) <= 1
+    seen = same & (near | prefix[:, None, :])
+    own = {name: params[f"global_{name}"] for name in ("query", "key", "value")} | {"out": params["out"]}
+    usual, globally = (oracle(module, p, X, allowed=allowed[:, None]) for p, allowed in ((params, seen), (own, same)))
+    np.testing.assert_allclose(found, np.where(prefix[:, :, None], globally, usual), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="global_projections need a mask with a prefix"):
+        sublayer("mha(heads=4, global_projections=True)", mask="full")
 
 
 def test_dropout_acts_on_the_weights(random_params):

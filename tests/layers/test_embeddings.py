@@ -102,5 +102,5 @@ def test_a_detector_scores_each_token(random_params):
     y = np.maximum(x_BTD @ np.asarray(params["dense"]) + np.asarray(params["dense_bias"]), 0)
     expected = y @ np.asarray(params["kernel"]).T + np.asarray(params["bias_1"])
     features, projection = head.apply({"params": params}, jnp.asarray(x_BTD), None)
-    assert projection.binary
+    assert projection.loss == "binary"
     np.testing.assert_allclose(cross_entropy.logits(features, projection), expected, rtol=1e-5, atol=1e-5)

@@ -63,12 +63,13 @@ def test_geglu_takes_the_tanh_form_where_asked(random_params):
     assert np.abs(found - exact.apply({"params": params}, X, CONTEXT)).max() > 1e-4
 
 
-def test_solu_with_a_norm_on_its_hidden_layer(random_params):
-    module = sublayer("solu(d_ff=20, inner_norm=layernorm(eps=1e-5))")
+@pytest.mark.parametrize("name", ["solu", "gelu"])
+def test_a_norm_on_the_hidden_layer(name, random_params):
+    module = sublayer(f"{name}(d_ff=20, inner_norm=layernorm(eps=1e-5))")
     params = random_params(module, X, CONTEXT)
     assert params["inner_norm"]["scale"].shape == (20,)
     p = jax.tree.map(lambda a: torch.tensor(np.asarray(a)), params)
-    hidden = PLAIN["solu"](torch.tensor(X) @ p["up"])
+    hidden = PLAIN[name](torch.tensor(X) @ p["up"])
     hidden = F.layer_norm(hidden, (20,), p["inner_norm"]["scale"], p["inner_norm"]["bias"], 1e-5)
     np.testing.assert_allclose(module.apply({"params": params}, X, CONTEXT), hidden @ p["down"], rtol=1e-5, atol=1e-5)
 

@@ -6,6 +6,7 @@ import pytest
 
 from taxonomy import registry
 from taxonomy.errors import UserError
+from taxonomy.layers.context import Context
 
 X = np.random.default_rng(0).standard_normal((2, 7, 3, 16)).astype(np.float32)
 # Two rows, each with two documents.
@@ -33,6 +34,25 @@ def test_rope_rotates_pairs(dims, interleaved, theta):
             turned = (X[b, t, h, i] + 1j * X[b, t, h, j]) * turn
             expected[b, t, h, i], expected[b, t, h, j] = turned.real, turned.imag
     np.testing.assert_allclose(rotated, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_xpos_decays_with_the_distance(interleaved):
+    """Sun et al. 2022, arXiv:2212.10554: the products of rotated pairs times zeta ** distance, wherever the center is."""
+    options = f"theta=100, dims=8, interleaved={interleaved}"
+    context = Context(jnp.asarray(POSITIONS))
+    rotated = position(f"rope({options})").rotate(jnp.asarray(X), POSITIONS)
+    for center in (0, 40):
+        q, k, bias = position(f"xpos({options}, base=16, center={center})").attend(X, X, context, 1.0)
+        assert bias is None
+        np.testing.assert_array_equal(q[..., 8:], X[..., 8:])
+        for t, s in np.ndindex(X.shape[1], X.shape[1]):
+            for i in range(8):
+                pair = i // 2 if interleaved else i % 4
+                distance = int(POSITIONS[0, t]) - int(POSITIONS[0, s])
+                zeta = (pair / 4 + 0.4) / 1.4
+                expected = rotated[0, t, 0, i] * rotated[0, s, 0, i] * zeta ** (distance / 16)
+                np.testing.assert_allclose(q[0, t, 0, i] * k[0, s, 0, i], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rope_is_that_of_transformers_llama():

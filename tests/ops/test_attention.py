@@ -68,6 +68,7 @@ SEEN = {
     "full": lambda q, k: True,
     "causal": lambda q, k: k <= q,
     "local(window=4)": lambda q, k: q - 4 < k <= q,
+    "around(sides=3)": lambda q, k: q - 3 <= k <= q + 3,
     # Child et al. 2019, section 4.3, both patterns of each kind together.
     "strided(stride=4)": lambda q, k: max(0, q - 4) <= k <= q or (k <= q and (q - k) % 4 == 0),
     "fixed(stride=5, summary=2)": lambda q, k: k <= q and (k // 5 == q // 5 or k % 5 in (3, 4)),
@@ -104,6 +105,7 @@ def loops(case: Case) -> np.ndarray:
         Case(11),
         Case(11, mask="full"),
         Case(11, mask="local(window=4)", segments=True),
+        Case(11, mask="around(sides=3)", segments=True),
         Case(11, heads=6, groups=3, alibi=True, segments=True),
         Case(11, heads=4, groups=1, softcap=0.5),
         Case(23, mask="strided(stride=4)", segments=True),
@@ -136,6 +138,11 @@ CHUNKED = [
     Case(200, mask="fixed(stride=16, summary=3)"),
     Case(200, mask="fixed(stride=70, summary=3, part='block')", segments=True),
     Case(150, mask="prefix", segments=True),
+    Case(150, mask="around(sides=7)", segments=True),
+    Case(200, mask="around(sides=90)", alibi=True),
+    # More than sixteen windows: chunks join the batch.
+    Case(1111, batch=1, heads=2, mask="around(sides=20)", segments=True, alibi=True),
+    Case(1100, heads=2, groups=1, mask="local(window=30)", softcap=1.0),
 ]
 
 
@@ -155,18 +162,21 @@ def test_chunks_give_the_reference_and_its_gradients(case):
 
 
 def test_chunks_skip_what_no_query_sees():
-    """Of all T x T products, causal chunks compute about half and windows a band."""
+    """Of all T x T products, causal chunks compute about half and windows a band, whose area grows with the length alone."""
 
-    def products(mask: str, implementation: str) -> float:
-        case = Case(1024, batch=1, heads=1, groups=1, mask=mask)
+    def products(mask: str, implementation: str, time: int = 1024) -> float:
+        case = Case(time, batch=1, heads=1, groups=1, mask=mask)
         jaxpr = jax.make_jaxpr(lambda *arrays: case.attend(*arrays, implementation))(*case.arrays())
         dots = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
-        return sum(np.prod(e.outvars[0].aval.shape) for e in dots if e.outvars[0].aval.shape[-1] != 8) / 1024**2
+        return sum(np.prod(e.outvars[0].aval.shape) for e in dots if e.outvars[0].aval.shape[-1] != 8) / time**2
 
     assert products("causal", "reference") == 1.0
     assert 0.5 <= products("causal", "chunked") < 0.55
     assert products("local(window=64)", "chunked") < 0.2
     assert products("full", "chunked") == 1.0
+    for mask in ("local(window=64)", "around(sides=32)"):
+        assert products(mask, "chunked") < 0.2
+        assert 8192 * products(mask, "chunked", 8192) == 4096 * products(mask, "chunked", 4096) <= 3 * 64
 
 
 def test_keys_that_are_not_aligned_are_not_skipped():

@@ -120,7 +120,7 @@ def test_one_score_is_that_of_a_yes(z_loss):
     targets = TARGETS % 2
 
     def loss(x, kernel, bias):
-        sums = ce.cross_entropy(x, Projection(kernel, bias, binary=True), targets, WEIGHTS, z_loss, 6)
+        sums = ce.cross_entropy(x, Projection(kernel, bias, loss="binary"), targets, WEIGHTS, z_loss, 6)
         return sums.loss, sums
 
     arrays = X, KERNEL[:1], BIAS[:1]
@@ -170,3 +170,17 @@ def test_large_logits_stay_finite():
     head = Projection(jnp.asarray(KERNEL) * 1e4, None)
     (value, gradient) = jax.value_and_grad(lambda x: ce.cross_entropy(x, head, TARGETS, WEIGHTS, 0.0, 6).loss)(X)
     assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("values", [1, 3])
+def test_a_squared_error(values):
+    """Of real numbers, averaged over those of a row; a single one needs no axis of its own."""
+    head = Projection(KERNEL[:values], BIAS[:values], loss="squared")
+    targets = GENERATOR.standard_normal((BATCH, TIME, values)).astype(np.float32)
+    found = ce.cross_entropy(X, head, targets[..., 0] if values == 1 else targets, WEIGHTS)
+    expected = 0.0
+    for b, t in np.ndindex(BATCH, TIME):
+        said = [X[b, t] @ KERNEL[i] + BIAS[i] for i in range(values)]
+        expected += WEIGHTS[b, t] * sum((s - y) ** 2 for s, y in zip(said, targets[b, t], strict=True)) / values
+    np.testing.assert_allclose((found.loss, found.nll), expected, rtol=1e-5)
+    assert found.correct == 0 and found.weight == pytest.approx(WEIGHTS.sum())

@@ -14,6 +14,8 @@ ORACLES = {
     "local(window=3)": lambda q, k: q - 3 < k <= q,
     "local(window=100)": lambda q, k: k <= q,
     "prefix": lambda q, k: k <= q,
+    "around(sides=1)": lambda q, k: k in (q - 1, q, q + 1),
+    "around(sides=3)": lambda q, k: q - 3 <= k <= q + 3,
     # Child et al. 2019, section 4.3.
     "strided(stride=3, part='local')": lambda q, k: max(0, q - 3) <= k <= q,
     "strided(stride=3, part='strided')": lambda q, k: k <= q and (q - k) % 3 == 0,
@@ -36,7 +38,7 @@ def test_what_a_query_may_see(sentence):
 
 @pytest.mark.parametrize("sentence", ORACLES)
 def test_what_kernels_are_told_is_true(sentence):
-    """`causal`, `window` and `mean_span` summarise `allowed`."""
+    """`causal`, `window`, `ahead` and `mean_span` summarise `allowed`."""
     mask = registry.create("mask", sentence, "mask")
     for context in (1, 2, 7, 40):
         places = jnp.arange(context)
@@ -47,6 +49,8 @@ def test_what_kernels_are_told_is_true(sentence):
             assert not np.triu(allowed, 1).any()
         if mask.window is not None:
             assert not np.tril(allowed, -mask.window).any()
+        if mask.ahead is not None:
+            assert not np.triu(allowed, mask.ahead + 1).any()
     # A mask with a prefix is not causal, because the batch may add to it.
     assert mask.causal == (not ORACLES[sentence](0, 1) and not mask.prefix)
 
@@ -60,6 +64,7 @@ def test_masks_can_be_compared():
     ("sentence", "said"),
     [
         ("local(window=0)", "window=0 must be at least 1"),
+        ("around(sides=0)", "sides=0 must be at least 1"),
         ("strided(stride=0)", "stride=0 must be at least 1"),
         ("fixed(stride=4, summary=5)", "summary=5 must be at least 1 and at most stride=4"),
         ("fixed(stride=4, summary=2, part='local')", "argument 'part' takes one of 'both', 'block', 'summary'"),

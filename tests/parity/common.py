@@ -43,10 +43,12 @@ class Pair:
         return taxonomy.model.build(self.config.model.to_dict())
 
 
-def pair(config, directory: pathlib.Path, auto: str = "CausalLM", change=None, seed: int = 0, attention: str = "eager") -> Pair:
+def pair(
+    config, directory: pathlib.Path, auto: str = "CausalLM", change=None, seed: int = 0, attention: str = "eager", prefix: float = 0
+) -> Pair:
     """Builds, randomises, saves and imports a model. Every parameter matters: none is left at zero or one.
 
-    `change` is done to a model before it is saved. `attention` is their implementation.
+    `change` is done to a model before it is saved. `attention` is their implementation. `prefix`: the share of tokens all see.
     """
     torch.manual_seed(seed)
     theirs = of_kind(auto).from_config(config, attn_implementation=attention).eval().float()
@@ -78,6 +80,8 @@ def pair(config, directory: pathlib.Path, auto: str = "CausalLM", change=None, s
     types = spec.vectors(model.spec.embedding).get("types", 0)
     if types > 1:
         others["types"] = generator.integers(0, types, (BATCH, TIME))
+    if prefix:
+        others["prefix"] = generator.random((BATCH, TIME)) < prefix
     return Pair(theirs, directory, ours, params, functools.partial(forward, params), tokens, others, auto)
 
 
@@ -87,14 +91,14 @@ def of_kind(auto: str):
 
 
 def pairs(model_type: str, cases: dict[str, dict], auto: str = "CausalLM", change=None):
-    """The fixture `pair` of a family's tests: one for every case: fields of its config, maybe `auto` and `attention`."""
+    """The fixture `pair` of a family's tests: one for every case: fields of its config, maybe `auto`, `attention` and `prefix`."""
 
     @pytest.fixture(scope="module", params=cases)
     def pair_of_case(request, tmp_path_factory):
         fields = {"auto": auto, **cases[request.param]}
-        kind, attention = fields.pop("auto"), fields.pop("attention", "eager")
+        kind, attention, prefix = fields.pop("auto"), fields.pop("attention", "eager"), fields.pop("prefix", 0)
         config = transformers.AutoConfig.for_model(model_type, **fields)
-        return pair(config, tmp_path_factory.mktemp("theirs"), kind, change, attention=attention)
+        return pair(config, tmp_path_factory.mktemp("theirs"), kind, change, attention=attention, prefix=prefix)
 
     return pair_of_case
 
@@ -119,10 +123,10 @@ class Parity(EncoderParity):
         check_greedy(pair)
 
 
-def their_words(tokens: np.ndarray, inputs=None, input_positions=None, types=None) -> dict[str, torch.Tensor]:
+def their_words(tokens: np.ndarray, inputs=None, input_positions=None, types=None, prefix=None) -> dict[str, torch.Tensor]:
     """What we read, as what they read."""
     if inputs is None:
-        found = dict(input_ids=tokens, token_type_ids=types)
+        found = dict(input_ids=tokens, token_type_ids=types, global_attention_mask=None if prefix is None else prefix.astype(int))
     else:
         mask = None if input_positions is None else (input_positions >= 0).astype(int)
         found = dict(input_ids=inputs, attention_mask=mask, decoder_input_ids=tokens)
@@ -150,25 +154,32 @@ def check_logits(pair: Pair) -> None:
 
 
 def check_loss_and_gradients(pair: Pair) -> None:
-    """The mean loss of saying the next token, and its gradient for every parameter, are equal to 1e-3 of their size."""
+    """The mean loss of saying the next token, and its gradient for every parameter, are equal to 1e-3 of their size.
+
+    Of a head for real numbers, the loss that they make of labels.
+    """
+    model, batch = pair.model, {"tokens": pair.tokens, **pair.others}
     logits = logits_of(pair.theirs, pair.tokens, **pair.others)
-    detects = pair.auto == "PreTraining"
-    targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % (2 if detects else logits.shape[2])
-    flat, said = logits.flatten(0, 1), torch.tensor(targets).flatten()
-    if detects:
-        their_loss = torch.nn.functional.binary_cross_entropy_with_logits(flat[:, 0], said.float())
+    if model.spec.head.name == "regression":
+        targets = np.random.default_rng(1).standard_normal(logits.shape).astype(np.float32)
+        labels = torch.tensor(targets[:, 0])
+        their_loss = pair.theirs(**their_words(pair.tokens, **pair.others), labels=labels).loss
     else:
-        their_loss = torch.nn.functional.cross_entropy(flat, said)
+        detects = pair.auto == "PreTraining"
+        targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % (2 if detects else logits.shape[2])
+        flat, said = logits.flatten(0, 1), torch.tensor(targets).flatten()
+        if detects:
+            their_loss = torch.nn.functional.binary_cross_entropy_with_logits(flat[:, 0], said.float())
+        else:
+            their_loss = torch.nn.functional.cross_entropy(flat, said)
     their_loss.backward()
     stored = load_file(pair.directory / "model.safetensors")
-    gradients = {stored_name(stored, name, value): value.grad.numpy() for name, value in pair.theirs.named_parameters()}
+    gradients = {stored_name(stored, name, value): gradient_of(value) for name, value in pair.theirs.named_parameters()}
     pair.theirs.zero_grad()
     family, _ = engine.read_config(pair.theirs.config.to_dict())
     links, shapes = engine.link(family, spec.model(pair.config.model.to_dict()), pair.theirs.config.to_dict())
     assert set(gradients) == {name for link in links for name in link.names}
     expected = traverse_util.flatten_dict(engine.fill(links, shapes, gradients.__getitem__), sep="/")
-
-    model, batch = pair.model, {"tokens": pair.tokens, **pair.others}
 
     def loss(params):
         sums = model.apply({"params": params}, targets=jnp.asarray(targets), **batch, method="loss")
@@ -180,6 +191,11 @@ def check_loss_and_gradients(pair: Pair) -> None:
     assert set(ours) == set(expected)
     for path, gradient in ours.items():
         np.testing.assert_allclose(gradient, expected[path], rtol=0, atol=1e-3 * np.abs(expected[path]).max() + 1e-6, err_msg=path)
+
+
+def gradient_of(value) -> np.ndarray:
+    """Zero where the loss did not need the parameter."""
+    return (torch.zeros_like(value) if value.grad is None else value.grad).numpy()
 
 
 def stored_name(stored: dict, name: str, value) -> str:

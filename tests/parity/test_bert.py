@@ -34,6 +34,7 @@ CASES = {
     "two classes": CLASSES,
     "five classes, silu": {**CLASSES, "num_labels": 5, "hidden_act": "silu", "num_hidden_layers": 1},
     "one number": {**CLASSES, "num_labels": 1, "hidden_size": 32, "num_attention_heads": 2, "type_vocab_size": 1},
+    "three numbers": {**CLASSES, "num_labels": 3, "problem_type": "regression", "num_hidden_layers": 1},
 }
 pair = common.pairs("bert", CASES, "MaskedLM")
 

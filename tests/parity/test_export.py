@@ -31,6 +31,7 @@ PAGES = {
     "gptj": "gptj",
     "helium": "helium",
     "llama": "llama",
+    "longformer": "longformer",
     "mistral": "mistral",
     "nemotron4": "nemotron",
     "opt": "opt",
@@ -48,7 +49,14 @@ PAGES = {
     "ul2": "t5",
 }
 # Families that are no CausalLM.
-KINDS = {"bart": "Seq2SeqLM", "bert": "MaskedLM", "electra": "PreTraining", "roberta": "MaskedLM", "t5": "Seq2SeqLM"}
+KINDS = {
+    "bart": "Seq2SeqLM",
+    "bert": "MaskedLM",
+    "electra": "PreTraining",
+    "longformer": "MaskedLM",
+    "roberta": "MaskedLM",
+    "t5": "Seq2SeqLM",
+}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page in config_lib.families()])

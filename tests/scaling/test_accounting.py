@@ -130,6 +130,14 @@ def test_forward_flops_are_near_xlas_own_count(name):
     assert expected < counted < 1.03 * expected
 
 
+def test_projections_of_global_tokens_cost_nothing_without_any(tiny):
+    one = tiny("longformer")
+    costs = accounting.count(one.spec)
+    assert costs.parameters == sum(leaf.size for leaf in jax.tree.leaves(one.params))
+    expected = BATCH * TIME * accounting.forward_flops_per_token(one.spec, TIME, masked=False)
+    assert traced(apply(one.model(attention="reference")), one.params, tokens()) == expected
+
+
 def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
     one = tiny(family)
     context = one.spec.context
@@ -139,7 +147,10 @@ def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
     for block in one.spec.decoder:
         for part in one.spec.block(block).walk():
             if part.kind == "attention":
-                pairs = int(registry.instantiate(part["mask"]).allowed(query, key).sum())
+                mask = registry.instantiate(part["mask"])
+                pairs = int(mask.allowed(query, key).sum())
+                if mask.by_head:
+                    pairs = int(mask.times(key[:1], key[:1]).sum()) / part["heads"]
                 width = part["heads"] * part["head_dim"]
                 expected += 4 * width * pairs
                 if part["position"].name == "transformer_xl":  # a third product

@@ -89,6 +89,7 @@ SQRT_HALF = 2**-0.5
         ("cosine(peak=1.0)", {0: 1.0, 500: 0.5, 1000: 0.0}),
         ("cosine(peak=1.0, until='200 steps')", {0: 1.0, 50: (1 + SQRT_HALF) / 2, 100: 0.5, 200: 0.0, 900: 0.0}),
         ("linear(peak=1.0, warmup='10%', final=0.2)", {0: 0.01, 99: 1.0, 100: 1.0, 325: 0.8, 550: 0.6, 1000: 0.2, 1001: 0.2}),
+        ("linear(peak=1.0, warmup='100 steps', power=3)", {99: 1.0, 550: 0.125, 1000: 0.0}),
         ("linear(peak=1.0, warmup='100 steps', until='50%')", {99: 1.0, 200: 0.75, 300: 0.5, 500: 0.0, 600: 0.0}),
         # Units may differ: 100e3 tokens are 100 steps.
         ("linear(peak=1.0, warmup='100 steps', until='500e3 tokens')", {99: 1.0, 200: 0.75, 300: 0.5, 500: 0.0, 600: 0.0}),
