@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from taxonomy import registry
+from taxonomy.layers import streams
 from taxonomy.layers.cache import cached, remembered
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
@@ -46,6 +47,10 @@ class Attention(nn.Module, kw_only=True):
             dims = self.position["dims"] or self.head_dim
             if dims > self.head_dim or dims % 2:
                 raise ValueError(f"rope rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it")
+        if self.position is not None and self.position.get("parts"):
+            mask = registry.instantiate(self.mask)
+            if mask.causal or mask.prefix:
+                raise ValueError(f"{self.position.name}(parts=True) needs a mask that looks both ways, such as mask=full")
         if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
             raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
 
@@ -60,8 +65,9 @@ class Attention(nn.Module, kw_only=True):
         q_BTHK = self._heads(x_BTD, "query", "heads", self.heads)
         if self.source == "encoder":
             return self._out(self._across(q_BTHK, context), d_model)
-        k_BTGK = self._heads(x_BTD, "key", "kv_heads", self.groups)
-        v_BTGK = self._heads(x_BTD, "value", "kv_heads", self.groups)
+        seen_BTD = streams.seen(x_BTD, context)
+        k_BTGK = streams.shared(self._heads(seen_BTD, "key", "kv_heads", self.groups), context)
+        v_BTGK = streams.shared(self._heads(seen_BTD, "value", "kv_heads", self.groups), context)
         if not self.qk_norm_after_position:
             q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
         position = registry.instantiate(self.position, name="position")
@@ -73,7 +79,7 @@ class Attention(nn.Module, kw_only=True):
 
         scores = self._scores(bias, context)
         keys = cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
-        y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
+        y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention, context.ranks_BT)
         return self._out(y_BTHK, d_model)
 
     def _across(self, q_BTHK: jax.Array, context: Context) -> jax.Array:

@@ -113,8 +113,10 @@ def _objective(sentence: str, parsed: spec.Model) -> Objective:
         check(objective, parsed.structure)
     except UserError as e:
         raise UserError(f"config.train.{e}") from None
-    if "order" in objective.gives or objective.coordinates > 1:
+    if objective.coordinates > 1:
         raise UserError(f"config.train.objective: no model here reads what {sentence} gives")
+    if "order" in objective.gives and not parsed.ordered:
+        raise UserError(f"config.train.objective: {sentence} gives an order, which no mask of this model reads (permutation does)")
     return objective
 
 

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -42,6 +41,11 @@ class Pair:
     def model(self):
         return taxonomy.model.build(self.config.model.to_dict())
 
+    @property
+    def counted(self) -> np.ndarray | slice:
+        """Which logits both of us define, bools (B, T): with an order those of the tokens that are predicted."""
+        return self.others["order"] > 0 if "order" in self.others else np.s_[:]
+
 
 def pair(config, directory: pathlib.Path, auto: str = "CausalLM", change=None, seed: int = 0, attention: str = "eager") -> Pair:
     """Builds, randomises, saves and imports a model. Every parameter matters: none is left at zero or one.
@@ -75,8 +79,9 @@ def pair(config, directory: pathlib.Path, auto: str = "CausalLM", change=None, s
         place = np.broadcast_to(np.arange(INPUTS), (BATCH, INPUTS))
         others["inputs"] = generator.integers(first, config.vocab_size, (BATCH, INPUTS))
         others["input_positions"] = np.where(place < lengths[:, None], place, -1)
-    if model.spec.embedding.get("types", 0) > 1:
-        others["types"] = generator.integers(0, model.spec.embedding["types"], (BATCH, TIME))
+    kinds = max((3 if part.get("parts") else part.get("types", 0) for part in model.spec.components()), default=0)
+    if kinds > 1:
+        others["types"] = generator.integers(0, kinds, (BATCH, TIME))
     return Pair(theirs, directory, ours, params, functools.partial(forward, params), tokens, others, auto)
 
 
@@ -118,14 +123,23 @@ class Parity(EncoderParity):
         check_greedy(pair)
 
 
-def their_words(tokens: np.ndarray, inputs=None, input_positions=None, types=None) -> dict[str, torch.Tensor]:
+def their_words(tokens: np.ndarray, inputs=None, input_positions=None, types=None, order=None) -> dict[str, torch.Tensor]:
     """What we read, as what they read."""
     if inputs is None:
         found = dict(input_ids=tokens, token_type_ids=types)
+        if order is not None:
+            found |= hidden(order)
     else:
         mask = None if input_positions is None else (input_positions >= 0).astype(int)
         found = dict(input_ids=inputs, attention_mask=mask, decoder_input_ids=tokens)
     return {name: torch.tensor(array) for name, array in found.items() if array is not None}
+
+
+def hidden(order: np.ndarray) -> dict[str, np.ndarray]:
+    """Which token j is hidden from i, (B, T, T): those of higher order, and those of its own unless it is only read."""
+    i, j = order[:, :, None], order[:, None, :]
+    every_place = np.broadcast_to(np.eye(order.shape[1], dtype=np.float32), i.shape[:2] + j.shape[2:])
+    return dict(perm_mask=((j > i) | ((j == i) & (i > 0))).astype(np.float32), target_mapping=every_place)
 
 
 def logits_of(theirs, tokens: np.ndarray, **others: np.ndarray) -> torch.Tensor:
@@ -141,29 +155,38 @@ def their_logits(theirs, tokens: np.ndarray, **others: np.ndarray) -> np.ndarray
 
 def check_logits(pair: Pair) -> None:
     """Logits are equal to 1e-4."""
-    expected = their_logits(pair.theirs, pair.tokens, **pair.others)
+    expected = their_logits(pair.theirs, pair.tokens, **pair.others)[pair.counted]
     assert expected.std() > 0.1
-    np.testing.assert_allclose(pair.forward(pair.tokens, pair.others), expected, rtol=0, atol=1e-4)
+    found = np.asarray(pair.forward(pair.tokens, pair.others))[pair.counted]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def check_loss_and_gradients(pair: Pair) -> None:
     """The mean loss of saying the next token, and its gradient for every parameter, are equal to 1e-3 of their size."""
     logits = logits_of(pair.theirs, pair.tokens, **pair.others)
     targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % logits.shape[2]
-    their_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+    their_loss = torch.nn.functional.cross_entropy(
+        logits[pair.counted].flatten(0, -2), torch.tensor(targets[pair.counted]).flatten()
+    )
     their_loss.backward()
     stored = load_file(pair.directory / "model.safetensors")
-    gradients = {stored_name(stored, name, value): value.grad.numpy() for name, value in pair.theirs.named_parameters()}
+    gradients = {
+        # What plays no part in these logits has none.
+        stored_name(stored, name, value): np.zeros(value.shape) if value.grad is None else value.grad.numpy()
+        for name, value in pair.theirs.named_parameters()
+    }
     pair.theirs.zero_grad()
     family, _ = engine.read_config(pair.theirs.config.to_dict())
     links, shapes = engine.link(family, spec.model(pair.config.model.to_dict()), pair.theirs.config.to_dict())
     assert set(gradients) == {name for link in links for name in link.names}
     expected = traverse_util.flatten_dict(engine.fill(links, shapes, gradients.__getitem__), sep="/")
 
-    model, batch = pair.model, {"tokens": pair.tokens, **pair.others}
+    model, batch = pair.model, {"tokens": pair.tokens, "targets": targets, **pair.others}
+    batch["weights"] = np.zeros(targets.shape, np.float32)
+    batch["weights"][pair.counted] = 1.0
 
     def loss(params):
-        sums = model.apply({"params": params}, targets=jnp.asarray(targets), **batch, method="loss")
+        sums = model.apply({"params": params}, **batch, method="loss")
         return sums.loss / sums.weight
 
     our_loss, ours = jax.jit(jax.value_and_grad(loss))(pair.params)
