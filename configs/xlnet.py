@@ -9,8 +9,8 @@ SIZES = {  # layers, d_model, heads, steps, sequences, peak learning rate, warmu
 }
 NOTES = (
     "The published sizes are those of models without relative projections of their own in every layer. Pre-training computes two "
-    "streams, which about doubles the FLOPs here; everything else needs one. The memory of earlier text (384 tokens in "
-    "pre-training) is left out."
+    "streams, which the training FLOPs count; everything else needs one. The memory of earlier text (384 tokens in pre-training) is "
+    "left out."
 )
 
 

@@ -14,6 +14,7 @@ ORACLES = {
     "local(window=3)": lambda q, k: q - 3 < k <= q,
     "local(window=100)": lambda q, k: k <= q,
     "prefix": lambda q, k: k <= q,
+    "permutation": lambda q, k: True,
     # Child et al. 2019, section 4.3.
     "strided(stride=3, part='local')": lambda q, k: max(0, q - 3) <= k <= q,
     "strided(stride=3, part='strided')": lambda q, k: k <= q and (q - k) % 3 == 0,
