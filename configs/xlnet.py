@@ -8,9 +8,8 @@ SIZES = {  # layers, d_model, heads, steps, sequences, peak learning rate, warmu
     "tiny": (2, 64, 4, None, None, None, None, None),
 }
 NOTES = (
-    "The published sizes are those of models without relative projections of their own in every layer. Pre-training computes two "
-    "streams, which the training FLOPs count; everything else needs one. The memory of earlier text (384 tokens in pre-training) is "
-    "left out."
+    "The published sizes leave out the relative projections, of which every layer has its own. Pre-training computes two streams, "
+    "which the training FLOPs count; all else needs one. The memory of earlier text (384 tokens in pre-training) is left out."
 )
 
 
