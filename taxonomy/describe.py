@@ -36,6 +36,7 @@ def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict
 
     model, about = spec.model(config.model), config.about
     costs = accounting.count(model)
+    ordered = "order" in registry.create("objective", config.train.objective, "config.train.objective").gives
     family, title = heading(page or config.name.partition(":")[0])
     return {
         "name": about.facts or config.name,
@@ -50,7 +51,7 @@ def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict
         "parameters_by_part": dict(costs.by_part),
         "published": about.published,
         "flops_per_token": costs.flops_per_token,
-        "train_flops_per_token": costs.train_flops_per_token,
+        "train_flops_per_token": accounting.train_flops_per_token(model, ordered=ordered),
         "kv_cache_bytes_per_token": costs.kv_cache_bytes_per_token,
         "kv_cache_bytes": costs.kv_cache_bytes,
         "layers": costs.layers,

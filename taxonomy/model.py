@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
-from taxonomy.layers import embeddings
+from taxonomy.layers import embeddings, streams
 from taxonomy.layers.context import Context, Memory
 from taxonomy.objectives.masked_lm import discriminate
 from taxonomy.ops import cross_entropy
@@ -36,8 +36,9 @@ class Transformer(nn.Module):
     """A decoder, an encoder, or both.
 
     Arrays: tokens (B, T) integers; positions, segments and prefix (B, T), see `Context`. `inputs` (B, S) and their coordinates are
-    what the encoder beside a decoder reads; `tokens` are what the decoder, or the only stack, reads.
-    `shared` is the embedding of the model whose generator this one is.
+    what the encoder beside a decoder reads; `tokens` are what the decoder, or the only stack, reads. `order` (B, T): a token sees
+    those of its own and of lower order, and one of order above 0 is predicted from those of strictly lower order. `shared` is the
+    embedding of the model whose generator this one is.
     """
 
     spec: spec.Model
@@ -47,6 +48,8 @@ class Transformer(nn.Module):
     def setup(self):
         own = self.spec.embedding
         self.embedding = registry.instantiate(own) if self.shared is None else embeddings.sharing(own, self.shared)
+        if self.spec.ordered:
+            self.query = streams.QueryVector(spec.vectors(own)["d_model"], self.spec.initializer)
         for name, layers in self.spec.stacks.items():
             setattr(self, name, Stack(layers, self.spec.blocks, self.execution.scan, self.execution.remat))
             shared = shared_position(self.spec, name)
@@ -70,7 +73,8 @@ class Transformer(nn.Module):
     ) -> jax.Array:
         """Float32 logits (B, T, V). With `cache_length`, keys and values are kept in the mutable collection "cache".
 
-        `others`: prefix, types, inputs, input_positions, input_segments. Inputs may be left out once a cache holds what they gave.
+        `others`: prefix, types, order, inputs, input_positions, input_segments. Inputs may be left out once a cache has what they
+        gave.
         """
         x_BTD, _ = self._features(tokens, positions, segments, train, cache_length, **others)
         return cross_entropy.logits(*self._projected(x_BTD))
@@ -128,6 +132,7 @@ class Transformer(nn.Module):
         input_positions=None,
         input_segments=None,
         types=None,
+        order=None,
     ) -> tuple[jax.Array, Memory | None]:
         """What the head reads, and the encoder's memory in a model of two stacks."""
         common = {"train": train, "attention": self.execution.attention}
@@ -141,7 +146,14 @@ class Transformer(nn.Module):
         elif (inputs is not None) != (len(self.spec.stacks) > 1) and not (cache_length and inputs is None):
             raise UserError(f"inputs: {'required by' if inputs is None else 'not read by'} a model that is {self.spec.structure}")
         context = Context(self._places(tokens, positions), segments, prefix, types, memory, cache_length=cache_length, **common)
-        x_BTD = self._through(last, tokens, context)
+        # Asked for in any case, so that it is among the parameters whatever they are made with.
+        vector_11D = self.query() if self.spec.ordered else None
+        if order is None:
+            x_BTD = self._through(last, tokens, context)
+        elif vector_11D is None:
+            raise UserError("order: not read by this model (model.mask='permutation' would)")
+        else:
+            x_BTD = streams.end(self._through(last, tokens, streams.begin(context, order, vector_11D)), order)
         return x_BTD if self.spec.final_norm is None else self.final_norm(x_BTD), memory
 
     def _through(self, name: str, tokens, context: Context) -> jax.Array:

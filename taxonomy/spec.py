@@ -216,6 +216,11 @@ class Model:
         return getattr(registry.find(("head",), self.head.name).factory, "detects", False)
 
     @property
+    def ordered(self) -> bool:
+        """Whether it reads an order in which its tokens are predicted."""
+        return any(registry.instantiate(part).ordered for part in self.components() if part.kind == "mask")
+
+    @property
     def structure(self) -> str:
         """decoder, prefix-decoder, encoder or encoder-decoder."""
         return "prefix-decoder" if self.prefixed and self.encoder is None else "-".join(self.stacks)
@@ -266,6 +271,7 @@ def model(section: Mapping[str, Any]) -> Model:
     }
     _check_unused(section, keys, resolved)
     _check_sources(stacks, resolved)
+    _check_orders(stacks, resolved)
     norms = [
         _norm_after(key, section, keys, resolved, layers, part)
         for key, layers in zip(_norm_keys(present), stacks.values(), strict=True)
@@ -326,6 +332,14 @@ def _check_sources(stacks: Mapping[str, Layers], blocks: Mapping[str, Component]
                     f"model.blocks.{block}: source='encoder' needs a decoder beside an encoder, but the block is in model.{name}"
                     + ("" if "encoder" in stacks else " and there is no model.encoder")
                 )
+
+
+def _check_orders(stacks: Mapping[str, Layers], blocks: Mapping[str, Component]) -> None:
+    """Without an order all tokens see each other, and with one both streams must pass the same layers: an encoder's, alone."""
+    for block in dict.fromkeys(block for layers in stacks.values() for block in layers):
+        ordered = [part for part in blocks[block].walk() if part.kind == "mask" and registry.instantiate(part).ordered]
+        if ordered and list(stacks) != ["encoder"]:
+            raise UserError(f"model.blocks.{block}: mask={ordered[0]} needs model.encoder and no model.decoder")
 
 
 def _check_types(section: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ from taxonomy.interop import (
     stablelm,
     starcoder2,
     t5,
+    xlnet,
 )
 from taxonomy.interop.family import FIXED, INERT, MULTI_HEAD, Family, Fields, kv_heads
 from taxonomy.interop.rows import Row, Shape
@@ -107,6 +108,7 @@ _TABLES = (
     roberta,
     electra,
     longformer,
+    xlnet,
 )
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in _TABLES}
 # What tables call the sublayers of each kind; attention to an encoder is cross_attention.
@@ -207,7 +209,7 @@ def write_config(model: spec.Model, model_type: str | None = None) -> tuple[Fami
 def facts(model: spec.Model) -> dict[str, Any]:
     """What determines the function a model computes, in one spelling, by place. Initial values do not count."""
     lengths = ("context",)
-    if len(model.stacks) > 1:
+    if "encoder" in model.stacks:
         # Where positions have no bound, these are lengths of training: neither stack knows the other's.
         lengths = ("context", "inputs") if model_lib.position_limit(model) else ()
     found = {key: getattr(model, key) for key in ("structure", "vocab", "d_model", *lengths)}

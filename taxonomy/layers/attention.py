@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from taxonomy import registry
+from taxonomy.errors import UserError
+from taxonomy.layers import streams
 from taxonomy.layers.cache import cached, remembered
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
@@ -54,6 +56,10 @@ class Attention(nn.Module, kw_only=True):
                 raise ValueError(
                     f"{self.position.name} rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it"
                 )
+        if self.position is not None and self.position.get("parts"):
+            mask = registry.instantiate(self.mask)
+            if mask.causal or mask.prefix:
+                raise ValueError(f"{self.position.name}(parts=True) needs a mask that looks both ways, such as mask=full")
         if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
             raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
         if self.global_projections:
@@ -72,8 +78,9 @@ class Attention(nn.Module, kw_only=True):
         q_BTHK = self._heads(x_BTD, "query", "heads", self.heads)
         if self.source == "encoder":
             return self._out(self._across(q_BTHK, context), d_model)
-        k_BTGK = self._heads(x_BTD, "key", "kv_heads", self.groups)
-        v_BTGK = self._heads(x_BTD, "value", "kv_heads", self.groups)
+        seen_BTD = streams.seen(x_BTD, context)
+        k_BTGK = streams.shared(self._heads(seen_BTD, "key", "kv_heads", self.groups), context)
+        v_BTGK = streams.shared(self._heads(seen_BTD, "value", "kv_heads", self.groups), context)
         if not self.qk_norm_after_position:
             q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
         position = registry.instantiate(self.position, name="position")
@@ -85,13 +92,15 @@ class Attention(nn.Module, kw_only=True):
 
         scores = self._scores(bias, context)
         keys = cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
-        y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
+        y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention, context.ranks_BT)
         if self.global_projections:
             y_BTHK = self._globally(x_BTD, y_BTHK, context)
         return self._out(y_BTHK, d_model)
 
     def _globally(self, x_BTD: jax.Array, y_BTHK: jax.Array, context: Context) -> jax.Array:
         """What all tokens see, and instead of it, for those of the prefix, what global projections see in the whole document."""
+        if context.ranks_BT is not None:
+            raise UserError("global_projections: their tokens see all others, which an order forbids")
         if context.prefix_BT is None and not self.is_initializing():
             return y_BTHK
         q_BTHK = self._heads(x_BTD, "query", "heads", self.heads, "global_query")

@@ -23,6 +23,8 @@ class Context:
     types_BT: which part of the input a token belongs to, such as the first or second sentence; None when there is one part.
     memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
     relative_NH: the table of relative positions that a stack's layers share, or None.
+    ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
+        Rows are then those of two streams, see `streams`.
     train: dropout is active.
     cache_length: tokens a decoding cache must hold, or None when keys and values are not cached.
     attention: name of the attention implementation, see `ops.attention`.
@@ -34,6 +36,8 @@ class Context:
     types_BT: jax.Array | None = None
     memory: Memory | None = None
     relative_NH: jax.Array | None = None
+    ranks_BT: jax.Array | None = None
+    query_11D: jax.Array | None = None
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
     attention: str = struct.field(pytree_node=False, default="auto")

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from taxonomy import registry
+from taxonomy.layers import streams
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
 from taxonomy.registry import Component, Embedding, Init, Norm, Position, component, formula
@@ -48,9 +49,10 @@ class EmbeddingTable(nn.Module):
             x_BTD = x_BTD * jnp.asarray(self.scale, dtype)
         if self.width != self.d_model:
             x_BTD = project(x_BTD, self.project_WD)
+        x_BTD = streams.with_queries(x_BTD, context)
         x_BTD = (self.encoder_positions if beside else self.positions).embed(x_BTD, context.positions_BT)
         if self.types:
-            types_BT = jnp.zeros_like(tokens_BT) if context.types_BT is None else context.types_BT
+            types_BT = jnp.zeros(x_BTD.shape[:2], jnp.int32) if context.types_BT is None else context.types_BT
             x_BTD = x_BTD + self.types_ND.astype(dtype)[types_BT]
         if self.norm is not None:
             x_BTD = (self.encoder_table_norm if beside else self.table_norm)(x_BTD)

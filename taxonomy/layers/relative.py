@@ -95,11 +95,14 @@ class T5Bias(NoPosition):
 class TransformerXLPosition(NoPosition):
     """Add to each score the product of the query with a projected sinusoid of the distance, and learned biases for both products.
 
-    With R the sinusoids of the distance i - j: (q_i + u) . k_j + (q_i + v) . (W R_{i-j}).
+    With R the sinusoids of the distance i - j: (q_i + u) . k_j + (q_i + v) . (W R_{i-j}). With `parts` also (q_i + b) . s, with
+    one learned vector s for keys of the query's own part of the input, and another for keys of other parts; `types` say which part
+    a token belongs to (Yang et al. 2019, arXiv:1906.08237, section 2.5).
     """
 
     initializer: Init
     base: float = 10000.0
+    parts: bool = False
     d_model: int = formula("d_model")
 
     @nn.compact
@@ -110,6 +113,9 @@ class TransformerXLPosition(NoPosition):
         kernel = declare(self, "kernel", (self.d_model, heads, head_dim), ("embed", *axes), "relative", self.initializer)
         u_HK = declare(self, "content_bias", (heads, head_dim), axes, "bias").astype(q_BTHK.dtype)
         v_HK = declare(self, "position_bias", (heads, head_dim), axes, "bias").astype(q_BTHK.dtype)
+        if self.parts:
+            b_HK = declare(self, "part_bias", (heads, head_dim), axes, "bias").astype(q_BTHK.dtype)
+            s_NHK = declare(self, "parts", (2, heads, head_dim), (None, *axes), "relative", self.initializer).astype(q_BTHK.dtype)
 
         def add(q_BTHK, q_positions_BT, k_positions_BS, offset):
             # The queries here have u already.
@@ -129,7 +135,16 @@ class TransformerXLPosition(NoPosition):
             index_BTS = jnp.clip(distance_BTS + highest, 0, 2 * highest)
             return jnp.take_along_axis(scores_BHTR, index_BTS[:, None], axis=-1)
 
-        return q_BTHK + u_HK, k_BTGK, add
+        def add_with_parts(q_BTHK, q_positions_BT, k_positions_BS, offset):
+            scores_BHTN = scale * jnp.einsum("bthk,nhk->bhtn", q_BTHK + (b_HK - u_HK), s_NHK, preferred_element_type=jnp.float32)
+            # Masks that look both ways are never cut into chunks: all tokens are queries and keys here.
+            other_BTS = context.types_BT[:, :, None] != context.types_BT[:, None, :]
+            parts_BHTS = jnp.where(other_BTS[:, None], scores_BHTN[..., 1:], scores_BHTN[..., :1])
+            return add(q_BTHK, q_positions_BT, k_positions_BS, offset) + parts_BHTS
+
+        # All tokens of one part: the same number for all keys.
+        two_parts = self.parts and context.types_BT is not None
+        return q_BTHK + u_HK, k_BTGK, add_with_parts if two_parts else add
 
     def distance_flops(self, mask: AttentionMask, context: int, heads: int, head_dim: int) -> float:
         """A product of every query with the distances it needs. W R itself is computed once for a whole batch: not counted."""

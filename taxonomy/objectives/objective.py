@@ -90,10 +90,10 @@ class Example:
 
     tokens [T] are read and targets [T] predicted, one for each, at weights [T]. positions: [T], or [T, 2] with a second
     coordinate; by default counted from 0. segments [T]: which of several texts, from 1; by default one. prefix [T], bool: tokens
-    that all tokens of their text may see. order [T]: a token sees those of its own and of lower order, and is predicted from
-    those of strictly lower order. inputs [I] are read by the encoder; input_targets and input_weights [I] are losses there.
-    detection [T]: weights of telling whether each token is the original once a generator has replaced those of weight above zero.
-    part: which objective of a mixture made it.
+    that all tokens of their text may see. order [T]: a token sees those of its own and of lower order; one of order above 0 is
+    predicted from those of strictly lower order. inputs [I] are read by the encoder; input_targets and input_weights [I] are losses
+    there. detection [T]: weights of telling whether each token is the original once a generator has replaced those of weight above
+    zero. part: which objective of a mixture made it.
     """
 
     tokens: np.ndarray

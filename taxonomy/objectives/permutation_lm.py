@@ -23,7 +23,7 @@ class PermutationLM(Objective):
     max_span: int = 5
     whole_spans: bool = False
 
-    structures = frozenset({"encoder", "decoder"})
+    structures = frozenset({"encoder"})
     gives = frozenset({"order"})
 
     def check(self) -> None:

@@ -36,6 +36,7 @@ class Keys:
     """Keys and values with their coordinates. `aligned`: key i and query i are the same token, in document order.
 
     prefix_BS: keys that every query of their document sees under a mask with a prefix, or None when there are none.
+    ranks_BS: where queries have ranks, a query sees only keys of no higher rank than its own.
     """
 
     k_BGSK: jax.Array
@@ -44,13 +45,14 @@ class Keys:
     segments_BS: jax.Array | None
     aligned: bool
     prefix_BS: jax.Array | None = None
+    ranks_BS: jax.Array | None = None
 
     def between(self, first: int, stop: int) -> "Keys":
         """The keys from `first` to before `stop`."""
-        of_tokens = (None if a is None else a[:, first:stop] for a in (self.positions_BS, self.segments_BS, self.prefix_BS))
-        positions_BS, segments_BS, prefix_BS = of_tokens
+        of_tokens = (self.positions_BS, self.segments_BS, self.prefix_BS, self.ranks_BS)
+        positions_BS, segments_BS, prefix_BS, ranks_BS = (None if a is None else a[:, first:stop] for a in of_tokens)
         k_BGSK, v_BGSK = self.k_BGSK[:, :, first:stop], self.v_BGSK[:, :, first:stop]
-        return Keys(k_BGSK, v_BGSK, positions_BS, segments_BS, self.aligned, prefix_BS)
+        return Keys(k_BGSK, v_BGSK, positions_BS, segments_BS, self.aligned, prefix_BS, ranks_BS)
 
 
 def attend(
@@ -60,31 +62,36 @@ def attend(
     keys: Keys,
     scores: Scores,
     implementation: str = "auto",
+    q_ranks_BT: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention in the named implementation ("auto" chooses); returns (B, T, H, K). Raises UserError on an unknown name."""
+    """Attention in the named implementation ("auto" chooses); returns (B, T, H, K). Raises UserError on an unknown name.
+
+    With ranks (see `Keys`) a query that sees no key gets zeros.
+    """
     if implementation not in IMPLEMENTATIONS:
         raise UserError(f"attention: unknown implementation '{implementation}'{nearest(implementation, IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[implementation](q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    return IMPLEMENTATIONS[implementation](q_BTHK, q_positions_BT, q_segments_BT, keys, scores, q_ranks_BT)
 
 
-def reference(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
+def reference(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
     """All T x S scores at once."""
-    return _heads_last(_attend_block(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, 0 if keys.aligned else None))
+    offset = 0 if keys.aligned else None
+    return _heads_last(_attend_block(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, offset, q_ranks_BT))
 
 
-def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
+def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
     """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`."""
     time, mask = q_BTHK.shape[1], scores.mask
     size = max(64, -(-time // 16))
-    if mask.by_head and keys.aligned and scores.bias is None and time > size:
+    if mask.by_head and keys.aligned and scores.bias is None and q_ranks_BT is None and time > size:
         from taxonomy.ops import dilated
 
         return dilated.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
     # Tokens that all see may stand anywhere.
     anywhere = mask.prefix and keys.prefix_BS is not None
     if not keys.aligned or anywhere or mask.window is mask.ahead is None or time <= size:
-        return reference(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
-    if None not in (mask.window, mask.ahead) and size > max(64, mask.window + mask.ahead):
+        return reference(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, q_ranks_BT)
+    if None not in (mask.window, mask.ahead) and size > max(64, mask.window + mask.ahead) and q_ranks_BT is None:
         return _banded(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
     outputs = []
     for start in range(0, time, size):
@@ -92,9 +99,9 @@ def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -
         first = 0 if mask.window is None else max(0, (start - mask.window + 1) // 64 * 64)
         last = time if mask.ahead is None else min(time, stop + mask.ahead)
         rows = slice(start, stop)
-        segments_BT = None if q_segments_BT is None else q_segments_BT[:, rows]
-        reached = keys.between(first, last)
-        outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, start - first))
+        segments_BT, ranks_BT = (None if a is None else a[:, rows] for a in (q_segments_BT, q_ranks_BT))
+        reached, offset = keys.between(first, last), start - first
+        outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, offset, ranks_BT))
     return _heads_last(jnp.concatenate(outputs, 3))
 
 
@@ -140,7 +147,7 @@ def _heads_last(y_BGRTK: jax.Array) -> jax.Array:
     return y_BGRTK.transpose(0, 3, 1, 2, 4).reshape(batch, time, groups * repeats, head_dim)
 
 
-def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset: int | None) -> jax.Array:
+def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset: int | None, q_ranks=None) -> jax.Array:
     """(B, G, R, T, K). `offset` is the place of the first query among the keys, None when they are not aligned."""
     batch, time, heads, head_dim = q_BTHK.shape
     k_positions, groups = keys.positions_BS, keys.k_BGSK.shape[1]
@@ -162,8 +169,13 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     allowed_BTS &= (k_positions >= 0)[:, None, :]
     if q_segments is not None:
         allowed_BTS &= q_segments[:, :, None] == keys.segments_BS[:, None, :]
+    if q_ranks is not None:
+        allowed_BTS &= keys.ranks_BS[:, None, :] <= q_ranks[:, :, None]
     logits = jnp.where(allowed_BTS[:, None, None], logits, _MASKED)
     weights = jax.nn.softmax(logits, axis=-1)
+    if q_ranks is not None:
+        # What is predicted first may have no key at all, and equal weights for all of them would tell what it is.
+        weights = jnp.where(allowed_BTS[:, None, None], weights, 0.0)
     if scores.dropout is not None:
         weights = scores.dropout(weights)
     y_BGRTK = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)

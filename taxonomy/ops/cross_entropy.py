@@ -16,8 +16,8 @@ from flax import struct
 class Projection:
     """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given.
 
-    loss: what logits mean. "softmax": scores of the V targets that a token may have, which are integers (B, T). "binary": V is 1, the
-    score of a yes (target 1) against a no (target 0), whose score is zero. "squared": they are the targets, real numbers (B, T, V),
+    loss: what logits mean. "softmax": scores of the V targets that a token may have, which are integers (B, T). "binary": the score
+    (V is 1) of a yes, target 1, against a no, target 0, whose score is zero. "squared": they are the targets, real numbers (B, T, V),
     or (B, T) where V is 1; the loss is the squared error, averaged over V.
     """
 
@@ -32,8 +32,8 @@ class Projection:
 class Sums:
     """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient.
 
-    A squared error is its own `nll`, and none of its numbers is `correct`. others: of losses that are in `loss` but not in the rest,
-    by name.
+    A squared error is its own `nll`, and none of its numbers is `correct`. others: of losses that are in `loss` but not in the
+    rest, by name.
     """
 
     loss: jax.Array

@@ -20,12 +20,14 @@ class AttentionMask:
     ahead: a query sees no key more than `ahead` positions after it; None when unbounded.
     prefix: a query also sees the keys of its document that the batch marks as its prefix.
     by_head: a head sees each allowed key as often as `times` says.
+    ordered: the model reads an order of its tokens; where the batch gives one, no query sees past it, whatever its mask.
     """
 
     causal = False
     window = None
     prefix = False
     by_head = False
+    ordered = False
 
     @property
     def ahead(self) -> int | None:
@@ -72,6 +74,14 @@ class Prefix(AttentionMask):
 
     def mean_span(self, context: int) -> float:
         return (context + 1) / 2
+
+
+@component("permutation", kind="mask", paper="Yang et al. 2019, arXiv:1906.08237, sections 2.2 and 2.3")
+@dataclasses.dataclass(frozen=True)
+class Permutation(AttentionMask):
+    """A token sees those of its own and of lower order, and is predicted from those of lower order. Full where none is given."""
+
+    ordered = True
 
 
 @component("local", kind="mask", paper="Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150")

@@ -9,7 +9,8 @@ allows, averaged over a document of `context` tokens: half of all pairs when cau
 reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Training costs 3 forward
 passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again to sample from a generator.
 A generator is left behind after training: its parameters are counted apart, and its FLOPs are those of training alone. No token is
-global.
+global. Where an order is read (`ordered`), two streams pass the layers and share keys, values and the head; attention counts all
+pairs, for which of them are seen is the order's.
 """
 
 import dataclasses
@@ -58,7 +59,7 @@ class Accounting:
 
     @property
     def train_flops_per_token(self) -> float:
-        """Forward and backward, with the generator."""
+        """Forward and backward, with the generator and without an order."""
         return 3 * (self.flops_per_token + self.generator_flops_per_token)
 
     @property
@@ -77,17 +78,20 @@ def count(model: Mapping[str, Any] | spec.Model, context: int | None = None) -> 
     return _count(_parsed(model), context)
 
 
-def forward_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None, masked: bool = True) -> float:
-    """Forward FLOPs per token, averaged over a document of `context` tokens; `masked` as at the top of this file."""
+def forward_flops_per_token(
+    model: Mapping[str, Any] | spec.Model, context: int | None = None, masked: bool = True, ordered: bool = False
+) -> float:
+    """Forward FLOPs per token, averaged over a document of `context` tokens; `masked`, `ordered` as at the top of this file."""
     model = _parsed(model)
-    return _matrix_flops(model) + _attention_flops(model, context or model.context, masked)
+    streams = 2 if ordered else 1
+    return _matrix_flops(model, streams) + streams * _attention_flops(model, context or model.context, masked)
 
 
-def train_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None) -> float:
+def train_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None, ordered: bool = False) -> float:
     """Forward and backward FLOPs per token, with those of a generator: the numerator of a model FLOPs utilisation."""
     model = _parsed(model)
     nets = [model] if model.generator is None else [model, model.generator]
-    return 3 * sum(forward_flops_per_token(net, context) for net in nets)
+    return 3 * sum(forward_flops_per_token(net, context, ordered=ordered) for net in nets)
 
 
 def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
@@ -146,14 +150,15 @@ def declarations(model: spec.Model) -> tuple[tuple[str, Declared], ...]:
     return tuple((part(path), declared) for path, declared in leaves)
 
 
-def _matrix_flops(model: spec.Model) -> float:
+def _matrix_flops(model: spec.Model, streams: int = 1) -> float:
     """FLOPs per token of everything that is a product with a parameter; for two stacks, per token of the decoder."""
     ratio = model.inputs / model.context if len(model.stacks) > 1 else 1.0
     crossing = {part.label for _, _, part in _parts(model) if part.get("source") == "encoder"}
     sizes: Counter[str] = Counter()
     for path, declared in declarations(model.alone):
         of_inputs = path.startswith("encoder/") or (declared.role in ("key", "value") and path.rpartition("/")[2] in crossing)
-        sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1)
+        of_streams = path.partition("/")[0] in model.stacks and declared.role not in ("key", "value")
+        sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1) * (streams if of_streams else 1)
     # Without a projection of its own the head uses the token table.
     head = 0 if sizes["output"] else spec.vectors(model.embedding)["width"] * model.vocab
     idle = sum(

@@ -153,7 +153,7 @@ class Run:
         self.speeds: list[float] = []
         self._restore_or_start()
         self.log = metrics.Log(workdir, self.step)
-        self.flops_per_token = train_flops_per_token(plan.model, plan.context)
+        self.flops_per_token = train_flops_per_token(plan.model, plan.context, "order" in plan.objective.gives)
         self.peak = metrics.peak_flops()
 
     def _restore_or_start(self) -> None:

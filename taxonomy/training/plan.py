@@ -115,8 +115,10 @@ def _objective(sentence: str, parsed: spec.Model) -> Objective:
         raise UserError(f"config.train.{e}") from None
     if parsed.detects and parsed.generator is None:
         raise UserError(f"model.generator: required by the head {parsed.head.name}, which tells its samples from the original")
-    if "order" in objective.gives or objective.coordinates > 1:
+    if objective.coordinates > 1:
         raise UserError(f"config.train.objective: no model here reads what {sentence} gives")
+    if "order" in objective.gives and not parsed.ordered:
+        raise UserError(f"config.train.objective: {sentence} gives an order, which no mask of this model reads (permutation does)")
     return objective
 
 

@@ -83,7 +83,8 @@ def sample(count: int = 12) -> list[tuple[str, ...]]:
     """The same pseudo-random combinations every time, families in turn."""
     generator = np.random.default_rng(2017)
     families = [f for f in config_lib.families() if "tiny" in config_lib.sizes(f)]
-    families = [f for f in families if "mlp" in config_lib.load_config(f"{f}:tiny").model]
+    models = {f: config_lib.load_config(f"{f}:tiny").model for f in families}
+    families = [f for f, model in models.items() if "mlp" in model and "encoder" not in model]
     order = generator.permutation(len(families))
     return [(families[order[i % len(families)]], *(axis[generator.integers(len(axis))] for axis in AXES)) for i in range(count)]
 

@@ -12,7 +12,7 @@ from taxonomy.errors import UserError
 from taxonomy.interop import engine
 from taxonomy.model import nets
 
-PAGES = ("bart", "bert", "electra", "longformer", "roberta", "t5", "t5_1_1")
+PAGES = ("bart", "bert", "electra", "longformer", "roberta", "t5", "t5_1_1", "xlnet")
 
 
 @pytest.fixture
@@ -156,6 +156,11 @@ def test_what_the_fields_of_a_head_mean(fields, head):
         ("bart", {"decoder_layerdrop": 0.1}, "decoder_layerdrop=0.1"),
         ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder=False"),
         ("t5", {"feed_forward_proj": "gated-mish"}, "'gated-mish'"),
+        ("xlnet", {"attn_type": "uni"}, "attn_type='uni' is not supported"),
+        ("xlnet", {"clamp_len": 400}, "clamp_len=400"),
+        ("xlnet", {"bi_data": True}, "bi_data=True"),
+        ("xlnet", {"same_length": True}, "same_length=True"),
+        ("xlnet", {"untie_r": False}, "untie_r=False"),
     ],
 )
 def test_fields_that_do_not_fit(model_type, fields, words):
@@ -171,6 +176,7 @@ def test_fields_that_do_not_fit(model_type, fields, words):
         ("t5", "llama", r"a block of \(mha, mha, relu\) where \(attention, feedforward\) is expected"),
         ("bart", "t5", "learned has no buckets"),
         ("bert", "roberta", "positions that begin with the first row"),
+        ("bert", "xlnet", "embedding.position would be 'none', not 'learned'"),
         ("vaswani", None, "no family computes this model"),
     ],
 )

@@ -70,15 +70,23 @@ def test_t5_biases_are_looked_up_by_bucket_and_head(random_params):
     check(module, params, lambda q, k, i, j, h: table[bucket[max(0, i - j)], h])
 
 
-def test_transformer_xl_is_its_formula(random_params):
-    """Dai et al. 2019, section 3.3, terms (a) to (d): (q_i + u) k_j + (q_i + v) W R_{i-j}, all times the scale."""
-    module = attention("transformer_xl(base=100)")
-    params = random_params(module, STREAM, CONTEXT)
+@pytest.mark.parametrize("parts", [False, True])
+def test_transformer_xl_is_its_formula(parts, random_params):
+    """Dai et al. 2019, section 3.3, terms (a) to (d): (q_i + u) k_j + (q_i + v) W R_{i-j}, all times the scale.
+
+    With parts also (q_i + b) s, with one s for keys of the query's part and one for all others (Yang et al. 2019, section 2.5).
+    """
+    module, context = attention("transformer_xl(base=100)"), CONTEXT
+    part = lambda place: 1 * (place >= 2) + (place >= 5)  # noqa: E731
+    if parts:
+        module, context = attention("transformer_xl(base=100, parts=True)", "full"), CONTEXT.replace(types_BT=part(PLACES))
+    params = random_params(module, STREAM, context)
     own = {name: np.asarray(value, np.float64) for name, value in params["position"].items()}
     assert {name: value.shape for name, value in own.items()} == {
         "kernel": (12, 4, 3),
         "content_bias": (4, 3),
         "position_bias": (4, 3),
+        **({"parts": (2, 4, 3), "part_bias": (4, 3)} if parts else {}),
     }
 
     def wave(distance: int) -> np.ndarray:
@@ -87,9 +95,15 @@ def test_transformer_xl_is_its_formula(random_params):
 
     def added(q, k, i, j, h):
         r = wave(i - j) @ own["kernel"][:, h]
-        return (own["content_bias"][h] @ k + (q + own["position_bias"][h]) @ r) * 3**-0.5
+        of_part = (q + own["part_bias"][h]) @ own["parts"][int(part(i) != part(j)), h] if parts else 0
+        return (own["content_bias"][h] @ k + (q + own["position_bias"][h]) @ r + of_part) * 3**-0.5
 
-    check(module, params, added)
+    check(module, params, added, context)
+
+
+def test_parts_need_all_tokens_at_once():
+    with pytest.raises(UserError, match=r"transformer_xl\(parts=True\) needs a mask that looks both ways, such as mask=full"):
+        attention("transformer_xl(parts=True)")
 
 
 STREAM = GENERATOR.standard_normal((2, 9, 12)).astype(np.float32)
@@ -104,20 +118,23 @@ def attention(position: str, mask: str = "causal"):
     return registry.instantiate(spec.resolve("mha(heads=4)", ("attention",), scope))
 
 
-def check(module, params, added):
+def check(module, params, added, context=CONTEXT):
     """The sublayer is attention whose scores have `added(q_i, k_j, i, j, head)`, packed rows and decoding included."""
+    causal = registry.instantiate(module.mask).causal
     x, p = np.asarray(STREAM, np.float64), {k: np.asarray(v, np.float64) for k, v in params.items() if k != "position"}
     q, k, v = (np.einsum("btd,dhk->bthk", x, p[name]) for name in ("query", "key", "value"))
     expected = np.zeros((2, 9, 12))
     for b, t, h in np.ndindex(2, 9, 4):
-        seen = [s for s in range(t + 1) if SEGMENTS[b, s] == SEGMENTS[b, t]]
+        seen = [s for s in range(t + 1 if causal else 9) if SEGMENTS[b, s] == SEGMENTS[b, t]]
         scores = [
             q[b, t, h] @ k[b, s, h] * 3**-0.5 + added(q[b, t, h], k[b, s, h], int(PLACES[b, t]), int(PLACES[b, s]), h) for s in seen
         ]
         weights = np.exp(scores - np.max(scores))
         expected[b, t] += (weights / weights.sum()) @ v[b, seen, h] @ p["out"][h]
-    found = jax.jit(module.apply)({"params": params}, STREAM, CONTEXT)
+    found = jax.jit(module.apply)({"params": params}, STREAM, context)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    if not causal:
+        return
 
     # The first row again, in steps of 4, 1, 1 and 3 tokens, with keys from a cache.
     cache, pieces = {}, []

@@ -188,7 +188,7 @@ def test_structures_by_name():
         assert create(name).structures == single | {"encoder-decoder"}
     for name in ("text_infilling", "random_pivot"):
         assert create(name).structures == {"encoder-decoder"}
-    for name in ("masked_lm", "replaced_tokens"):
+    for name in ("masked_lm", "replaced_tokens", "permutation_lm"):
         assert create(name).structures == {"encoder"}
     assert create("mixture(causal, span_corruption)").structures == single
     assert create("control_tokens(masked_lm, threshold=0.0)").structures == {"encoder"}

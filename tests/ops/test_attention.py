@@ -228,6 +228,28 @@ def test_dropped_weights_are_dropped_before_the_values():
     np.testing.assert_allclose(found, halved, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mask", ["permutation", "causal", "local(window=20)"])
+@pytest.mark.parametrize("implementation", ["reference", "chunked"])
+def test_no_query_sees_keys_of_higher_rank(implementation, mask):
+    """Whatever the mask; one that sees none gets zeros. Positions know nothing of ranks."""
+    case = Case(150, mask=mask, segments=True, alibi=True, batch=1)
+    q, k, v = case.arrays()
+    positions, segments = case.coordinates()
+    generator = np.random.default_rng(0)
+    k_ranks, q_ranks = jnp.asarray(2 * generator.integers(0, 9, (1, 150))), jnp.asarray(generator.integers(-1, 19, (1, 150)))
+    keys = dataclasses.replace(keys_of(k, v, positions, segments, aligned=True), ranks_BS=k_ranks)
+    found = attention.attend(q, positions, segments, keys, case.scores(), implementation, q_ranks)
+    t, s = positions[0, :, None], positions[0, None, :]
+    allowed = case.scores().mask.allowed(t, s) & (segments[0, :, None] == segments[0]) & (k_ranks[0] <= q_ranks[0, :, None])
+    assert 0 < np.count_nonzero(~allowed.any(1)) < 100
+    slopes = np.asarray(alibi_slopes(case.heads))
+    for h in range(case.heads):
+        scores = q[0, :, h] @ k[0, :, h // 2].T * case.scale - slopes[h] * abs(t - s)
+        weights = np.where(allowed, np.exp(np.where(allowed, scores, -np.inf)), 0.0)
+        expected = weights / np.maximum(weights.sum(1, keepdims=True), 1e-30) @ np.asarray(v[0, :, h // 2])
+        np.testing.assert_allclose(found[0, :, h], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_prefix_is_seen_by_its_document_alone():
     """Du et al. 2021, arXiv:2103.10360, section 2.1: the context in both directions, what is generated from left to right."""
     case = Case(12, mask="prefix", segments=True, batch=1)

@@ -16,6 +16,7 @@ ORACLES = {
     "prefix": lambda q, k: k <= q,
     "around(sides=1)": lambda q, k: k in (q - 1, q, q + 1),
     "around(sides=3)": lambda q, k: q - 3 <= k <= q + 3,
+    "permutation": lambda q, k: True,
     # Child et al. 2019, section 4.3.
     "strided(stride=3, part='local')": lambda q, k: max(0, q - 3) <= k <= q,
     "strided(stride=3, part='strided')": lambda q, k: k <= q and (q - k) % 3 == 0,

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -41,6 +40,11 @@ class Pair:
     @property
     def model(self):
         return taxonomy.model.build(self.config.model.to_dict())
+
+    @property
+    def counted(self) -> np.ndarray | slice:
+        """Which logits both of us define, bools (B, T): with an order those of the tokens that are predicted."""
+        return self.others["order"] > 0 if "order" in self.others else np.s_[:]
 
 
 def pair(
@@ -77,9 +81,9 @@ def pair(
         place = np.broadcast_to(np.arange(INPUTS), (BATCH, INPUTS))
         others["inputs"] = generator.integers(first, config.vocab_size, (BATCH, INPUTS))
         others["input_positions"] = np.where(place < lengths[:, None], place, -1)
-    types = spec.vectors(model.spec.embedding).get("types", 0)
-    if types > 1:
-        others["types"] = generator.integers(0, types, (BATCH, TIME))
+    kinds = [3 if part.get("parts") else part.get("types", 0) for part in model.spec.components()]
+    if max(kinds) > 1:
+        others["types"] = generator.integers(0, max(kinds), (BATCH, TIME))
     if prefix:
         others["prefix"] = generator.random((BATCH, TIME)) < prefix
     return Pair(theirs, directory, ours, params, functools.partial(forward, params), tokens, others, auto)
@@ -123,14 +127,25 @@ class Parity(EncoderParity):
         check_greedy(pair)
 
 
-def their_words(tokens: np.ndarray, inputs=None, input_positions=None, types=None, prefix=None) -> dict[str, torch.Tensor]:
+def their_words(
+    tokens: np.ndarray, inputs=None, input_positions=None, types=None, prefix=None, order=None
+) -> dict[str, torch.Tensor]:
     """What we read, as what they read."""
     if inputs is None:
         found = dict(input_ids=tokens, token_type_ids=types, global_attention_mask=None if prefix is None else prefix.astype(int))
+        if order is not None:
+            found |= hidden(order)
     else:
         mask = None if input_positions is None else (input_positions >= 0).astype(int)
         found = dict(input_ids=inputs, attention_mask=mask, decoder_input_ids=tokens)
     return {name: torch.tensor(array) for name, array in found.items() if array is not None}
+
+
+def hidden(order: np.ndarray) -> dict[str, np.ndarray]:
+    """Which token j is hidden from i, (B, T, T): those of higher order, and those of its own unless it is only read."""
+    i, j = order[:, :, None], order[:, None, :]
+    every_place = np.broadcast_to(np.eye(order.shape[1], dtype=np.float32), i.shape[:2] + j.shape[2:])
+    return dict(perm_mask=((j > i) | ((j == i) & (i > 0))).astype(np.float32), target_mapping=every_place)
 
 
 def logits_of(theirs, tokens: np.ndarray, **others: np.ndarray) -> torch.Tensor:
@@ -148,9 +163,10 @@ def their_logits(theirs, tokens: np.ndarray, **others: np.ndarray) -> np.ndarray
 
 def check_logits(pair: Pair) -> None:
     """Logits are equal to 1e-4."""
-    expected = their_logits(pair.theirs, pair.tokens, **pair.others)
+    expected = their_logits(pair.theirs, pair.tokens, **pair.others)[pair.counted]
     assert expected.std() > 0.1
-    np.testing.assert_allclose(pair.forward(pair.tokens, pair.others), expected, rtol=0, atol=1e-4)
+    found = np.asarray(pair.forward(pair.tokens, pair.others))[pair.counted]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def check_loss_and_gradients(pair: Pair) -> None:
@@ -167,7 +183,7 @@ def check_loss_and_gradients(pair: Pair) -> None:
     else:
         detects = pair.auto == "PreTraining"
         targets = np.roll(pair.tokens, -1, 1)[:, : logits.shape[1]] % (2 if detects else logits.shape[2])
-        flat, said = logits.flatten(0, 1), torch.tensor(targets).flatten()
+        flat, said = logits[pair.counted].flatten(0, -2), torch.tensor(targets[pair.counted]).flatten()
         if detects:
             their_loss = torch.nn.functional.binary_cross_entropy_with_logits(flat[:, 0], said.float())
         else:
@@ -181,8 +197,11 @@ def check_loss_and_gradients(pair: Pair) -> None:
     assert set(gradients) == {name for link in links for name in link.names}
     expected = traverse_util.flatten_dict(engine.fill(links, shapes, gradients.__getitem__), sep="/")
 
+    batch["targets"], batch["weights"] = targets, np.zeros(targets.shape[:2], np.float32)
+    batch["weights"][pair.counted] = 1.0
+
     def loss(params):
-        sums = model.apply({"params": params}, targets=jnp.asarray(targets), **batch, method="loss")
+        sums = model.apply({"params": params}, **batch, method="loss")
         return sums.loss / sums.weight
 
     our_loss, ours = jax.jit(jax.value_and_grad(loss))(pair.params)

@@ -47,6 +47,7 @@ PAGES = {
     "t5": "t5",
     "t5_1_1": "t5",
     "ul2": "t5",
+    "xlnet": "xlnet",
 }
 # Families that are no CausalLM.
 KINDS = {

@@ -197,6 +197,21 @@ def test_conventions():
     assert 3 * attention == 12 * 32 * 16 * 256 * 2048
 
 
+def test_two_streams_share_keys_values_and_the_head():
+    """Forward, and forward and backward, of a model that reads an order."""
+    parsed = spec.model(config_lib.load_config("xlnet:tiny").model)
+    model = model_lib.build(parsed, attention="reference")
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
+    forward = accounting.forward_flops_per_token(parsed, TIME, masked=False, ordered=True)
+    of_distances = 2 * 64 * (2 * TIME - 1) * 64 * len(parsed.encoder)
+    apply = lambda params, tokens: model.apply({"params": params}, tokens, order=tokens)  # noqa: E731
+    assert traced(apply, params, tokens()) == BATCH * TIME * forward + of_distances
+    loss = lambda params, tokens: model.apply({"params": params}, tokens, tokens, order=tokens, method="loss").loss  # noqa: E731
+    assert traced(jax.grad(loss), params, tokens()) == 3 * BATCH * TIME * forward + 2 * of_distances
+    ordered = accounting.train_flops_per_token(parsed, TIME, ordered=True)
+    assert ordered == 3 * accounting.forward_flops_per_token(parsed, TIME, ordered=True)
+
+
 def test_parts():
     parts = dict(accounting.count(config_lib.load_config("gpt3:tiny").model).by_part)
     assert parts["embedding/positions"] == 64 * 64
