@@ -17,7 +17,7 @@ class Projection:
     """From features to logits: x @ kernel.T * scale + bias, then cap * tanh(logits / cap) when softcap is given.
 
     loss: what logits mean. "softmax": scores of the V targets that a token may have, which are integers (B, T). "binary": the score
-    (V is 1) of a yes, target 1, against a no, target 0, whose score is zero. "squared": they are the targets, real numbers (B, T, V),
+    (V is 1) of a yes, target 1, against a no, target 0, of score zero. "squared": they are the targets, real numbers (B, T, V),
     or (B, T) where V is 1; the loss is the squared error, averaged over V.
     """
 
