@@ -172,7 +172,7 @@ ERRORS = [
     ({"mlp": "gelu(d_ff=64, bias=bias)"}, "model.mlp", ["'bias' takes bool, got bias"]),
     ({"mlp": "gelu(d_ff=0)"}, "model.mlp", ["d_ff=0 must be at least 1"]),
     ({"mlp": "gelu(d_ff=1/0)"}, "model.mlp", ["1/0 cannot be computed"]),
-    ({"mlp": "gelu(1, normal(std=1), False, 4)"}, "model.mlp", ["gelu takes at most 3 arguments, got 4"]),
+    ({"mlp": "gelu(1, normal(std=1), False, None, 5)"}, "model.mlp", ["gelu takes at most 4 arguments, got 5"]),
     ({"mlp": "gelu(64, d_ff=64)"}, "model.mlp", ["argument 'd_ff' is given twice"]),
     ({"mlp": "gelu(d_ff=64, d_ff=64)"}, "model.mlp", ["an argument of 'gelu' is given twice"]),
     ({"mlp": "gelu(d_ff=64, initializer=0.02)"}, "model.mlp", ["expected an init component, got 0.02"]),
