@@ -90,6 +90,7 @@ _MODULES = (
     "taxonomy.layers.relative",
     "taxonomy.layers.rotary",
     "taxonomy.layers.temperature",
+    "taxonomy.ops.losses",
     "taxonomy.ops.masks",
     "taxonomy.blocks",
     "taxonomy.data.sources",

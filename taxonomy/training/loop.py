@@ -96,7 +96,7 @@ def make_trainer(plan: Plan) -> Trainer:
     """The compiled functions of a plan on the mesh of its config."""
     train = plan.config.train
     module = model_lib.Transformer(plan.model, plan.execution)
-    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, train.z_loss)
+    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, plan.loss)
 
 
 def make_examples(plan: Plan, prepared):

@@ -8,6 +8,7 @@ import ml_collections
 from taxonomy import model, registry, sharding, spec
 from taxonomy.errors import UserError, nearest
 from taxonomy.objectives.objective import Lengths, Objective, check
+from taxonomy.ops.losses import Loss
 from taxonomy.stack import REMAT_POLICIES
 from taxonomy.training.optimizers import Optimizer
 from taxonomy.training.schedules import BatchPlan, Duration, Progress, Schedule
@@ -25,6 +26,7 @@ class Plan:
     optimizer: Optimizer
     schedule: Schedule
     objective: Objective
+    loss: Loss
     context: int
     batches: BatchPlan
     microbatch: int
@@ -98,6 +100,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         optimizer=registry.create("optimizer", train.optimizer, "config.train.optimizer"),
         schedule=registry.create("schedule", train.schedule, "config.train.schedule"),
         objective=_objective(train.objective, parsed),
+        loss=registry.create("loss", train.loss, "config.train.loss"),
         context=context,
         batches=batches,
         microbatch=microbatch,

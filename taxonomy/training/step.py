@@ -15,6 +15,7 @@ from taxonomy import sharding
 from taxonomy.layers.params import Declared
 from taxonomy.model import Transformer, blank
 from taxonomy.ops.cross_entropy import Sums
+from taxonomy.ops.losses import PLAIN, Loss
 from taxonomy.training.optimizers import Optimizer
 
 Batch = dict[str, jax.Array]
@@ -34,8 +35,8 @@ class TrainState:
 class Trainer:
     """The compiled functions of one run on one mesh. `declared` and `abstract` describe its parameters and its state."""
 
-    def __init__(self, model: Transformer, optimizer: Optimizer, mesh: Mesh, clip: float | None = 1.0, z_loss: float = 0.0):
-        self.model, self.optimizer, self.mesh, self.clip, self.z_loss = model, optimizer, mesh, clip, z_loss
+    def __init__(self, model: Transformer, optimizer: Optimizer, mesh: Mesh, clip: float | None = 1.0, loss: Loss = PLAIN):
+        self.model, self.optimizer, self.mesh, self.clip, self.loss = model, optimizer, mesh, clip, loss
         self.declared = jax.eval_shape(lambda: model.init(jax.random.key(0), **blank(model.spec)))["params"]
         self.transform = optimizer.transform(self.declared)
         self.abstract = jax.eval_shape(self._create, jax.random.key(0))
@@ -107,8 +108,8 @@ class Trainer:
 
     def _sums(self, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
         rngs = None if key is None else {"dropout": key}
-        train, z_loss = key is not None, self.z_loss if key is not None else 0.0
-        return self.model.apply({"params": params}, **batch, train=train, z_loss=z_loss, rngs=rngs, method="loss")
+        train, loss = key is not None, PLAIN if key is None else self.loss
+        return self.model.apply({"params": params}, **batch, train=train, loss=loss, rngs=rngs, method="loss")
 
     def _train(self, state: TrainState, batch: Batch, learning_rate: jax.Array, microbatches: int) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)

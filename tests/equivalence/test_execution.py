@@ -9,6 +9,7 @@ import pytest
 
 from taxonomy import stack
 from taxonomy.ops import cross_entropy
+from taxonomy.ops.losses import CrossEntropy
 
 Z_LOSS = 1e-3
 
@@ -17,7 +18,9 @@ def loss(one, params, batch, **execution):
     """The mean loss and its sums."""
     model = one.model(**{"loss_chunk": 40, **execution})
     tokens, positions, segments = batch.inputs()
-    sums = model.apply({"params": params}, tokens, batch.targets, positions, segments, batch.weights, z_loss=Z_LOSS, method="loss")
+    sums = model.apply(
+        {"params": params}, tokens, batch.targets, positions, segments, batch.weights, loss=CrossEntropy(z=Z_LOSS), method="loss"
+    )
     return sums.loss / sums.weight, sums
 
 

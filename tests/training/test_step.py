@@ -10,6 +10,7 @@ import pytest
 
 from taxonomy import registry, spec
 from taxonomy.model import build
+from taxonomy.ops.losses import PLAIN
 from taxonomy.training.step import Trainer
 
 from .common import RATE, SMOOTH, assert_trees_close, assert_trees_equal, start, trainer_of, uneven_batch, without_key
@@ -29,8 +30,8 @@ SMALL = dict(
 )
 
 
-def small(optimizer=SMOOTH, clip=1.0, z_loss=0.0, **changes) -> Trainer:
-    return trainer_of(spec.model({**SMALL, **changes}), optimizer, clip, z_loss)
+def small(optimizer=SMOOTH, clip=1.0, loss="cross_entropy", **changes) -> Trainer:
+    return trainer_of(spec.model({**SMALL, **changes}), optimizer, clip, loss)
 
 
 @pytest.fixture
@@ -45,10 +46,10 @@ def batch(packed):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def mean_loss(trainer, params, batch, z_loss=0.0, key=None):
+def mean_loss(trainer, params, batch, loss=PLAIN, key=None):
     """The mean over real tokens, without the trainer."""
     rngs = {"dropout": key} if key is not None else None
-    sums = trainer.model.apply({"params": params}, **batch, z_loss=z_loss, train=key is not None, rngs=rngs, method="loss")
+    sums = trainer.model.apply({"params": params}, **batch, loss=loss, train=key is not None, rngs=rngs, method="loss")
     return sums.loss / sums.weight
 
 
@@ -77,11 +78,14 @@ def test_accumulated_is_the_full_batch(family, tiny, packed):
 Z_LOSS = 0.01
 
 
-@pytest.mark.parametrize(("clip", "z_loss", "gain"), [(1.0, 0.0, 1.0), (1.0, 0.0, 0.02), (None, Z_LOSS, 1.0)])
-def test_the_step_is_the_clipped_gradient_of_the_mean_through_the_optimizer(params, batch, clip, z_loss, gain):
-    trainer = small(clip=clip, z_loss=z_loss)
+@pytest.mark.parametrize(
+    ("clip", "sentence", "gain"),
+    [(1.0, "cross_entropy", 1.0), (1.0, "cross_entropy", 0.02), (None, f"cross_entropy(z={Z_LOSS})", 1.0), (None, "gold", 1.0)],
+)
+def test_the_step_is_the_clipped_gradient_of_the_mean_through_the_optimizer(params, batch, clip, sentence, gain):
+    trainer = small(clip=clip, loss=sentence)
     params = {**params, "final_norm": jax.tree.map(lambda a: a * gain, params["final_norm"])}
-    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean_loss(trainer, p, batch, z_loss)))(params)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean_loss(trainer, p, batch, trainer.loss)))(params)
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
     assert norm > 1.2 if gain == 1.0 else norm < 0.8  # one is clipped, the other is not
     factor = min(1.0, clip / norm) if clip else 1.0
@@ -150,7 +154,7 @@ def test_the_state_is_donated(params, batch):
 
 
 def test_z_loss_is_in_the_objective_and_nowhere_else(params, batch):
-    trainer = small(clip=None, z_loss=Z_LOSS)
+    trainer = small(clip=None, loss=f"cross_entropy(z={Z_LOSS})")
     logits = logits_of(trainer, params, batch)
     log_z = jax.nn.logsumexp(logits, -1)
     penalty = Z_LOSS * float((log_z**2 * batch["weights"]).sum() / batch["weights"].sum())
