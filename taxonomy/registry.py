@@ -93,6 +93,7 @@ _MODULES = (
     "taxonomy.ops.losses",
     "taxonomy.ops.masks",
     "taxonomy.blocks",
+    "taxonomy.data.mixture",
     "taxonomy.data.sources",
     "taxonomy.data.tokenizers",
     "taxonomy.data.library_tokenizer",

@@ -25,7 +25,10 @@ class Projection:
 
 @struct.dataclass
 class Sums:
-    """Weighted sums over tokens, float32 scalars. `loss` is that trained with, `nll` is -log P; only `loss` has a gradient."""
+    """Weighted sums, float32. `loss`, over all tokens, is that trained with and has a gradient; the others are by row, (B).
+
+    `nll` is -log P, `correct` counts tokens scored highest, `weight` is what they count for.
+    """
 
     loss: jax.Array
     nll: jax.Array
@@ -58,8 +61,9 @@ def reference(x_BTD, head: Projection, targets_BT, weights_BT, loss: Loss = PLAI
 def _sums(logits_BTV, targets_BT, weights_BT, loss: Loss) -> Sums:
     plain_BT = PLAIN.cost(logits_BTV, targets_BT)
     correct_BT = at(logits_BTV, targets_BT) >= logits_BTV.max(-1)
-    total = lambda values: jnp.sum(values * weights_BT)  # noqa: E731
-    return Sums(total(loss.cost(logits_BTV, targets_BT)), total(plain_BT), total(correct_BT), jnp.sum(weights_BT))
+    rows = lambda values: jnp.sum(values * weights_BT, axis=1)  # noqa: E731
+    cost_BT = loss.cost(logits_BTV, targets_BT)
+    return Sums(jnp.sum(cost_BT * weights_BT), rows(plain_BT), rows(correct_BT), jnp.sum(weights_BT, axis=1))
 
 
 def cross_entropy(
@@ -86,7 +90,12 @@ def _cross_entropy(loss, chunks, x_BTD, head, targets_BT, weights_BT) -> Sums:
         x, targets, weights = chunk
         return jax.tree.map(jnp.add, sums, reference(x, head, targets, weights, loss)), None
 
-    return _over_chunks(step, Sums(*(jnp.zeros((), jnp.float32),) * 4), (x_BTD, targets_BT, weights_BT), chunks)[0]
+    return _over_chunks(step, zeros(x_BTD.shape[0]), (x_BTD, targets_BT, weights_BT), chunks)[0]
+
+
+def zeros(rows: int) -> Sums:
+    """The sums of nothing."""
+    return Sums(jnp.zeros((), jnp.float32), *(jnp.zeros(rows, jnp.float32),) * 3)
 
 
 def _over_chunks(step, carry, arrays, chunks):
@@ -120,9 +129,8 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
         sums = jax.tree.map(jnp.add, sums, _sums(logits_, targets, weights, loss))
         return (sums, d_kernel_DV, d_bias), d_x
 
-    zero = jnp.zeros((), jnp.float32)
     d_bias = None if head.bias_V is None else jnp.zeros(head.bias_V.shape, jnp.float32)
-    start = (Sums(zero, zero, zero, zero), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
+    start = (zeros(x_BTD.shape[0]), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
     (sums, d_kernel_DV, d_bias), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
     if chunks > 1:
         d_x = d_x.swapaxes(0, 1).reshape(x_BTD.shape)

@@ -21,7 +21,7 @@ def loss(one, params, batch, **execution):
     sums = model.apply(
         {"params": params}, tokens, batch.targets, positions, segments, batch.weights, loss=CrossEntropy(z=Z_LOSS), method="loss"
     )
-    return sums.loss / sums.weight, sums
+    return sums.loss / sums.weight.sum(), sums
 
 
 def gradients(one, params, batch, **execution):
@@ -98,10 +98,10 @@ def test_the_loss_is_that_of_the_logits(plain):
         logits = one.model().apply({"params": params}, *batch.inputs())
         log_z = jax.nn.logsumexp(logits, -1)
         nll = log_z - jnp.take_along_axis(logits, batch.targets[..., None], -1)[..., 0]
-        total = lambda values: (values * batch.weights).sum()  # noqa: E731
+        total = lambda values: (values * batch.weights).sum(1)  # noqa: E731
         correct = logits.argmax(-1) == batch.targets
-        sums = cross_entropy.Sums(total(nll + Z_LOSS * log_z**2), total(nll), total(correct), batch.weights.sum())
-        return sums.loss / sums.weight, sums
+        sums = cross_entropy.Sums(total(nll + Z_LOSS * log_z**2).sum(), total(nll), total(correct), batch.weights.sum(1))
+        return sums.loss / sums.weight.sum(), sums
 
     assert_same(jax.value_and_grad(from_logits, has_aux=True)(one.params), expected)
 

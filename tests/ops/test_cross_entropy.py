@@ -48,10 +48,10 @@ def test_the_reference_is_that_of_torch(options, loss):
         for share in (0.0, loss.label_smoothing)
     )
     weights = torch.tensor(WEIGHTS)
-    np.testing.assert_allclose(sums.nll, (nll * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.nll, (nll * weights).sum(1), rtol=1e-5)
     np.testing.assert_allclose(sums.loss, ((smoothed + loss.z * y.logsumexp(-1) ** 2) * weights).sum(), rtol=1e-5)
-    np.testing.assert_allclose(sums.correct, ((y.argmax(-1) == torch.tensor(TARGETS)) * weights).sum(), rtol=1e-5)
-    np.testing.assert_allclose(sums.weight, WEIGHTS.sum(), rtol=1e-6)
+    np.testing.assert_allclose(sums.correct, ((y.argmax(-1) == torch.tensor(TARGETS)) * weights).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(sums.weight, WEIGHTS.sum(1), rtol=1e-6)
 
 
 def both(function, options, cost, dtype=jnp.float32):

@@ -15,7 +15,9 @@ RATE = 1e-2
 
 
 @functools.cache
-def trainer_of(model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cross_entropy", mesh="data:1", devices=1) -> Trainer:
+def trainer_of(
+    model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cross_entropy", mesh="data:1", devices=1, parts=1
+) -> Trainer:
     """A trainer on the first devices; tests that ask for the same one share what it has compiled."""
     place = sharding.make_mesh(mesh, jax.devices()[:devices])
     return Trainer(
@@ -24,6 +26,7 @@ def trainer_of(model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cros
         place,
         clip,
         registry.create("loss", loss, "config.train.loss"),
+        parts,
     )
 
 

@@ -50,7 +50,7 @@ def mean_loss(trainer, params, batch, loss=PLAIN, key=None):
     """The mean over real tokens, without the trainer."""
     rngs = {"dropout": key} if key is not None else None
     sums = trainer.model.apply({"params": params}, **batch, loss=loss, train=key is not None, rngs=rngs, method="loss")
-    return sums.loss / sums.weight
+    return sums.loss / sums.weight.sum()
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -162,7 +162,7 @@ def test_z_loss_is_in_the_objective_and_nowhere_else(params, batch):
     _, metrics = trainer.step(start(trainer, params), batch, RATE)
     np.testing.assert_allclose(metrics["objective"] - metrics["loss"], penalty, rtol=1e-4)
     sums = trainer.evaluate(jax.tree.map(jnp.array, params), batch)
-    np.testing.assert_allclose(sums.loss, sums.nll, rtol=1e-6)
+    np.testing.assert_allclose(sums.loss, sums.nll.sum(), rtol=1e-6)
     np.testing.assert_allclose(sums.nll / sums.weight, metrics["loss"], rtol=1e-5)
 
 
@@ -254,3 +254,22 @@ def test_another_rate_is_no_other_program(batch):
     for rate in (0.2, 1e-5, 1):
         state, _ = trainer.step(state, batch, rate)
     assert trainer._step._cache_size() == compiled
+
+
+def test_sums_are_apart_for_each_part(params, batch):
+    """Also over microbatches and devices; part 2 of 3 has no row."""
+    batch = {**batch, "part": np.array([1, 0, 1, 1], np.int32)}
+    trainer = trainer_of(spec.model(SMALL), SMOOTH, 1.0, mesh="data:2", devices=2, parts=3)
+    nll, correct, weight = expected = np.zeros((3, 3))
+    for row, part in enumerate(batch["part"]):
+        alone = {name: array[row : row + 1] for name, array in batch.items() if name != "part"}
+        sums = trainer.model.apply({"params": params}, **alone, method="loss")
+        expected[:, part] += float(sums.nll[0]), float(sums.correct[0]), float(sums.weight[0])
+    assert 0 < weight[0] < weight[1] and weight[2] == 0
+    found = trainer.evaluate(jax.tree.map(jnp.array, params), batch)
+    np.testing.assert_allclose([found.nll, found.correct, found.weight], expected, rtol=1e-5)
+    for microbatches in (1, 2):
+        _, metrics = trainer.step(start(trainer, params), batch, RATE, microbatches)
+        np.testing.assert_allclose(metrics["parts"], expected, rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], nll.sum() / weight.sum(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["accuracy"], correct.sum() / weight.sum(), rtol=1e-5)
