@@ -22,7 +22,7 @@ from taxonomy.errors import Diverged, Preempted, UserError
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Specials
 from taxonomy.scaling.accounting import train_flops_per_token
-from taxonomy.training import checkpoints, metrics
+from taxonomy.training import checkpoints, metrics, origin
 from taxonomy.training.parts import apart
 from taxonomy.training.plan import Plan, make_plan
 from taxonomy.training.step import Trainer
@@ -69,17 +69,19 @@ def prepare_data(config: ml_collections.ConfigDict, say=print, tokenizer=None, s
     from taxonomy.data.storage import cache_directory
 
     source = registry.create("source", config.data.source, "config.data.source")
-    if tokenizer is None:
-        scalars = {k: v for k, v in config.model.items() if type(v) is int}
-        recipe = registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
-    else:
-        recipe = Existing(tokenizer)
+    recipe = Existing(tokenizer) if tokenizer else tokenizer_recipe(config)
     how = prepare_mixture if isinstance(source, Mixture) else prepare
     prepared = how(source, recipe, cache_directory() / "prepared", splits=splits, report=say)
     size = prepared.tokenizer.vocab_size
     if size > config.model.vocab:
         raise UserError(f"config.model.vocab: {config.model.vocab} is smaller than the tokenizer's vocabulary of {size}")
     return prepared
+
+
+def tokenizer_recipe(config: ml_collections.ConfigDict):
+    """How a config's tokenizer is found or learned."""
+    scalars = {k: v for k, v in config.model.items() if type(v) is int}
+    return registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
 
 
 def make_trainer(plan: Plan) -> Trainer:
@@ -116,20 +118,24 @@ def specials(plan: Plan, tokenizer) -> Specials:
     return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> "Run":
-    """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run."""
-    plan = make_plan(config, jax.device_count())
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, init_from: str | None = None) -> "Run":
+    """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run.
+
+    `init_from`: another run's workdir, whose parameters are the first ones, and whose tokenizer is used, see `origin`.
+    """
+    plan, workdir = make_plan(config, jax.device_count()), pathlib.Path(workdir)
+    began = origin.find(workdir, init_from)
+    tokenizer = origin.tokenizer(config, tokenizer_recipe(config), workdir, began) if began else None
     started = time.perf_counter()
     progress = metrics.Progress()
-    prepared = prepare_data(config, progress.say)
+    prepared = prepare_data(config, progress.say, tokenizer)
     windows = make_examples(plan, prepared)
     for part, label in zip(prepared.parts, prepared.labels or [config.data.source], strict=True):
         if len(part.tokens("validation")) < 2:
             raise UserError(f"config.data.source: {label} holds no text out for validation")
-    workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone_in(workdir), StopSignal() as stop:
-        run = Run(plan, prepared, windows, workdir, progress, stop, started)
+        run = Run(plan, prepared, windows, workdir, progress, stop, started, began)
         try:
             run.go()
         finally:
@@ -141,11 +147,19 @@ class Run:
     """The moving parts of a run."""
 
     def __init__(
-        self, plan: Plan, prepared, windows, workdir: pathlib.Path, progress: metrics.Progress, stop: StopSignal, started: float
+        self,
+        plan: Plan,
+        prepared,
+        windows,
+        workdir: pathlib.Path,
+        progress: metrics.Progress,
+        stop: StopSignal,
+        started: float,
+        began: dict[str, Any] | None = None,
     ):
         config = plan.config
         self.plan, self.prepared, self.windows, self.workdir = plan, prepared, windows, workdir
-        self.progress, self.stop, self.started = progress, stop, started
+        self.progress, self.stop, self.started, self.began = progress, stop, started, began
         self.trainer = make_trainer(plan)
         self.saved = checkpoints.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.asynchronous)
         self.step = 0
@@ -163,10 +177,14 @@ class Run:
             self.state, meta = restored
             self.step = self.last_saved = meta["step"]
             self.progress.say(f"resumed from step {self.step} of {self.workdir}")
+        elif self.began:
+            self.state, self.began = origin.begin(self.plan, self.trainer, self.began, self.progress.say)
         else:
             self.state = self.trainer.init(config.seed)
         (self.workdir / "config.json").write_text(config_lib.to_json(config))
-        (self.workdir / "manifest.json").write_text(json.dumps(checkpoints.manifest(sys.argv), indent=2))
+        (self.workdir / "manifest.json").write_text(
+            json.dumps(checkpoints.manifest(sys.argv) | ({origin.KEY: self.began} if self.began else {}), indent=2)
+        )
         self.prepared.tokenizer.save(self.workdir / "tokenizer")
 
     def go(self) -> None:

@@ -46,6 +46,7 @@ class Trainer:
         self.shardings = self._state_shardings()
         batch, replicated = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
         self._init = jax.jit(self._create, out_shardings=self.shardings)
+        self._fresh = jax.jit(self.transform.init, out_shardings=self.shardings.opt_state)
         self._step = jax.jit(
             self._train,
             static_argnums=3,
@@ -73,6 +74,11 @@ class Trainer:
         """A new state, each array created where it lives."""
         with self.scope():
             return self._init(jax.random.key(seed))
+
+    def beginning(self, state: TrainState, params: Any) -> TrainState:
+        """The state with other parameters, which are placed already, and a fresh optimizer."""
+        with self.scope():
+            return state.replace(params=params, opt_state=self._fresh(params))
 
     def step(self, state: TrainState, batch: Batch, learning_rate: float, microbatches: int = 1) -> tuple[TrainState, dict]:
         """One update; the state is donated. Metrics stay on the device, those of `parts` [parts] as sums."""
