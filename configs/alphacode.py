@@ -51,6 +51,7 @@ def get_config(size="300m"):
             published=published,
             sources=("arXiv:2203.07814, Table 3 and sections 4.1 to 4.3",),
             unsure=("position", "norm", "activation", "bias", "tied embeddings"),
-            notes="The value head of fine-tuning is not here.",
+            notes="Fine-tuning: train.loss='gold', or 'cross_entropy(temperature=0.2)' for tempering alone. "
+            "The value head is not here.",
         ),
     )

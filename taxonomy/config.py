@@ -31,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
         "optimizer": "adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
         "schedule": "cosine(peak=3e-4, warmup='1%', final=0.1)",
         "clip": 1.0,
-        "z_loss": 0.0,
+        "loss": "cross_entropy",
         "dtype": "bfloat16",
         "remat": "none",
         "scan": True,

@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
 
     from taxonomy import config as config_lib
     from taxonomy.training import checkpoints, loop
+    from taxonomy.training.parts import apart
     from taxonomy.training.plan import make_plan
 
     config, params = checkpoints.restore_params(workdir)
@@ -39,6 +40,8 @@ def main(argv: list[str]) -> None:
     print(f"{workdir}, {_SPLIT.value} split, {result['tokens']:,} tokens")
     for key in (key for key in ("loss", "perplexity", "accuracy", "bits_per_byte") if key in result):
         print(f"  {key.replace('_', ' '):14} {result[key]:.4f}")
+    for part, figures in apart(result).items():
+        print(f"  {part:14} " + "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.layers.context import Context, Memory
 from taxonomy.ops import cross_entropy
+from taxonomy.ops.losses import PLAIN, Loss
 from taxonomy.registry import Component
 from taxonomy.stack import Stack
 
@@ -76,12 +77,12 @@ class Transformer(nn.Module):
         segments: jax.Array | None = None,
         weights: jax.Array | None = None,
         train: bool = False,
-        z_loss: float = 0.0,
+        loss: Loss = PLAIN,
         input_targets: jax.Array | None = None,
         input_weights: jax.Array | None = None,
         **others: jax.Array,
     ) -> cross_entropy.Sums:
-        """Sums of the loss of saying `targets`; `weights` (B, T) default to one. `others` as above.
+        """Sums of the loss of saying `targets`, as `loss` counts it; `weights` (B, T) default to one. `others` as above.
 
         With `input_targets` and `input_weights` (B, S) the encoder has a loss of its own on the same head, which is added.
         """
@@ -89,10 +90,10 @@ class Transformer(nn.Module):
         if weights is None:
             weights = jnp.ones(targets.shape, jnp.float32)
         chunk = self.execution.loss_chunk
-        sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, z_loss, chunk)
+        sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, loss, chunk)
         if input_targets is None:
             return sums
-        own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, z_loss, chunk)
+        own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, loss, chunk)
         return jax.tree.map(jnp.add, sums, own)
 
     def last_logits(self, tokens: jax.Array, positions: jax.Array, cache_length: int, **others: jax.Array) -> jax.Array:

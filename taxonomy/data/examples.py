@@ -69,7 +69,11 @@ class Examples:
 
         Arrays [count/hosts, ...]; the hosts' arrays concatenated are the arrays of a single host.
         """
-        return arrange([self._example(i) for i in share(first, count, host, hosts)], self._objective, self._lengths)
+        return self.rows(share(first, count, host, hosts))
+
+    def rows(self, indices: Iterable[int]) -> Batch:
+        """These examples of the stream."""
+        return arrange([self._example(i) for i in indices], self._objective, self._lengths)
 
     def _example(self, index: int) -> Example:
         begin, stop = self._places[self._order[index]]

@@ -9,6 +9,7 @@ The key is a hash of the source and the tokenizer's expression, so what was prep
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -36,6 +37,14 @@ class Prepared:
         self.directory, self.splits = directory, tuple(splits)
         self.tokenizer: Tokenizer = load_tokenizer(directory / "tokenizer")
         self._counts = {split: _read_counts(directory / split) for split in splits}
+
+    labels: tuple[str, ...] = ()
+    shares = np.ones(1)
+
+    @property
+    def parts(self) -> tuple["Prepared", ...]:
+        """This corpus alone; those of a mixture have several, with labels and shares."""
+        return (self,)
 
     def tokens(self, split: Split) -> np.ndarray:
         """The tokens of a split, uint16 or uint32 [N], each document begun by `document_start`; mapped, read-only."""
@@ -89,18 +98,43 @@ def prepare(
     unknown = [split for split in splits if split not in SPLITS]
     if unknown or not splits:
         raise ValueError(f"splits={tuple(splits)}: allowed are {', '.join(SPLITS)}")
-    key = digest(FORMAT, source.fingerprint(), tokenizer_expression.fingerprint())
-    directory = Path(directory).expanduser() / key
-
-    def build_tokenizer(partial: Path) -> None:
-        with _reporting(report, lambda: "learning the tokenizer"):
-            tokenizer_expression.train(source.documents("train")).save(partial)
-
-    build_once(directory / "tokenizer", build_tokenizer)
-    tokenizer = load_tokenizer(directory / "tokenizer")
+    tokenizer = learned(tokenizer_expression, source.fingerprint(), lambda: source.documents("train"), directory, report)
+    directory = _place(directory, source.fingerprint(), tokenizer_expression)
     for split in splits:
         build_once(directory / split, lambda partial, split=split: _tokenise(source, tokenizer, split, partial, report))
     return Prepared(directory, splits)
+
+
+def _place(directory: Path | str, source: str, recipe: Any) -> Path:
+    return Path(directory).expanduser() / digest(FORMAT, source, recipe.fingerprint())
+
+
+def learned(
+    recipe: Any, source: str, documents: Callable[[], Iterator[str]], directory: Path | str, report: Callable[[str], None]
+) -> Tokenizer:
+    """The tokenizer a recipe learns from documents, whose source has the fingerprint `source`; instant when done before."""
+
+    def build(partial: Path) -> None:
+        with _reporting(report, lambda: "learning the tokenizer"):
+            recipe.train(documents()).save(partial)
+
+    return load_tokenizer(build_once(_place(directory, source, recipe) / "tokenizer", build))
+
+
+@dataclasses.dataclass(frozen=True)
+class Existing:
+    """A tokenizer that is already there, where one is expected to be learned."""
+
+    tokenizer: Tokenizer
+
+    def train(self, documents: Any) -> Tokenizer:
+        return self.tokenizer
+
+    def sample_bytes(self) -> int:
+        return 0
+
+    def fingerprint(self) -> str:
+        return self.tokenizer.fingerprint
 
 
 def _tokenise(source: Any, tokenizer: Tokenizer, split: Split, directory: Path, report: Callable[[str], None]) -> None:

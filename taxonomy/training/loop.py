@@ -1,7 +1,6 @@
 """One run: data, steps, evaluations, checkpoints, and a way to stop and go on."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import math
@@ -14,6 +13,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from taxonomy import config as config_lib
 from taxonomy import model as model_lib
@@ -22,7 +22,8 @@ from taxonomy.errors import Diverged, Preempted, UserError
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Specials
 from taxonomy.scaling.accounting import train_flops_per_token
-from taxonomy.training import checkpoints, metrics
+from taxonomy.training import checkpoints, metrics, origin
+from taxonomy.training.parts import apart
 from taxonomy.training.plan import Plan, make_plan
 from taxonomy.training.step import Trainer
 
@@ -61,49 +62,50 @@ def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-@dataclasses.dataclass(frozen=True)
-class _Existing:
-    """A tokenizer that is already there, where `prepare` expects one to be learned."""
-
-    tokenizer: Any
-
-    def train(self, documents: Any) -> Any:
-        return self.tokenizer
-
-    def fingerprint(self) -> str:
-        return self.tokenizer.fingerprint
-
-
 def prepare_data(config: ml_collections.ConfigDict, say=print, tokenizer=None, splits=("train", "validation")):
     """The tokenised corpus of a config, from the cache when it was prepared before; with its own tokenizer or the one given."""
-    from taxonomy.data.prepare import prepare
+    from taxonomy.data.mixture import Mixture, prepare_mixture
+    from taxonomy.data.prepare import Existing, prepare
     from taxonomy.data.storage import cache_directory
 
     source = registry.create("source", config.data.source, "config.data.source")
-    if tokenizer is None:
-        scalars = {k: v for k, v in config.model.items() if type(v) is int}
-        recipe = registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
-    else:
-        recipe = _Existing(tokenizer)
-    prepared = prepare(source, recipe, cache_directory() / "prepared", splits=splits, report=say)
+    recipe = Existing(tokenizer) if tokenizer else tokenizer_recipe(config)
+    how = prepare_mixture if isinstance(source, Mixture) else prepare
+    prepared = how(source, recipe, cache_directory() / "prepared", splits=splits, report=say)
     size = prepared.tokenizer.vocab_size
     if size > config.model.vocab:
         raise UserError(f"config.model.vocab: {config.model.vocab} is smaller than the tokenizer's vocabulary of {size}")
     return prepared
 
 
+def tokenizer_recipe(config: ml_collections.ConfigDict):
+    """How a config's tokenizer is found or learned."""
+    scalars = {k: v for k, v in config.model.items() if type(v) is int}
+    return registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
+
+
 def make_trainer(plan: Plan) -> Trainer:
     """The compiled functions of a plan on the mesh of its config."""
     train = plan.config.train
     module = model_lib.Transformer(plan.model, plan.execution)
-    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, train.z_loss)
+    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, plan.loss, plan.parts.count)
 
 
 def make_examples(plan: Plan, prepared):
-    """The endless stream of training examples: windows of text, or what the objective makes of them."""
+    """The endless stream of training examples, of all datasets: windows of text, or what the objective makes of them."""
+    from taxonomy.data.mixture import Mixed
+
+    if not prepared.labels:
+        return _examples(plan, prepared, plan.config.seed)
+    seeds = np.random.SeedSequence(plan.config.seed).generate_state(len(prepared.parts)).tolist()
+    streams = [_examples(plan, part, seed) for part, seed in zip(prepared.parts, seeds, strict=True)]
+    return Mixed(streams, prepared.shares, plan.config.seed, plan.parts.shape[1])
+
+
+def _examples(plan: Plan, prepared, seed: int):
     from taxonomy.data import examples, pipeline
 
-    tokens, seed = prepared.tokens("train"), plan.config.seed
+    tokens = prepared.tokens("train")
     if isinstance(plan.objective, Causal):
         return pipeline.Windows(tokens, plan.context, seed, prepared.tokenizer.document_start)
     return examples.Examples(tokens, plan.objective, specials(plan, prepared.tokenizer), plan.lengths, seed)
@@ -116,19 +118,24 @@ def specials(plan: Plan, tokenizer) -> Specials:
     return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> "Run":
-    """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run."""
-    plan = make_plan(config, jax.device_count())
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, init_from: str | None = None) -> "Run":
+    """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run.
+
+    `init_from`: another run's workdir, whose parameters are the first ones, and whose tokenizer is used, see `origin`.
+    """
+    plan, workdir = make_plan(config, jax.device_count()), pathlib.Path(workdir)
+    began = origin.find(workdir, init_from)
+    tokenizer = origin.tokenizer(config, tokenizer_recipe(config), workdir, began) if began else None
     started = time.perf_counter()
     progress = metrics.Progress()
-    prepared = prepare_data(config, progress.say)
+    prepared = prepare_data(config, progress.say, tokenizer)
     windows = make_examples(plan, prepared)
-    if len(prepared.tokens("validation")) < 2:
-        raise UserError(f"config.data.source: {config.data.source} holds no text out for validation")
-    workdir = pathlib.Path(workdir)
+    for part, label in zip(prepared.parts, prepared.labels or [config.data.source], strict=True):
+        if len(part.tokens("validation")) < 2:
+            raise UserError(f"config.data.source: {label} holds no text out for validation")
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone_in(workdir), StopSignal() as stop:
-        run = Run(plan, prepared, windows, workdir, progress, stop, started)
+        run = Run(plan, prepared, windows, workdir, progress, stop, started, began)
         try:
             run.go()
         finally:
@@ -140,11 +147,19 @@ class Run:
     """The moving parts of a run."""
 
     def __init__(
-        self, plan: Plan, prepared, windows, workdir: pathlib.Path, progress: metrics.Progress, stop: StopSignal, started: float
+        self,
+        plan: Plan,
+        prepared,
+        windows,
+        workdir: pathlib.Path,
+        progress: metrics.Progress,
+        stop: StopSignal,
+        started: float,
+        began: dict[str, Any] | None = None,
     ):
         config = plan.config
         self.plan, self.prepared, self.windows, self.workdir = plan, prepared, windows, workdir
-        self.progress, self.stop, self.started = progress, stop, started
+        self.progress, self.stop, self.started, self.began = progress, stop, started, began
         self.trainer = make_trainer(plan)
         self.saved = checkpoints.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.asynchronous)
         self.step = 0
@@ -162,10 +177,14 @@ class Run:
             self.state, meta = restored
             self.step = self.last_saved = meta["step"]
             self.progress.say(f"resumed from step {self.step} of {self.workdir}")
+        elif self.began:
+            self.state, self.began = origin.begin(self.plan, self.trainer, self.began, self.progress.say)
         else:
             self.state = self.trainer.init(config.seed)
         (self.workdir / "config.json").write_text(config_lib.to_json(config))
-        (self.workdir / "manifest.json").write_text(json.dumps(checkpoints.manifest(sys.argv), indent=2))
+        (self.workdir / "manifest.json").write_text(
+            json.dumps(checkpoints.manifest(sys.argv) | ({origin.KEY: self.began} if self.began else {}), indent=2)
+        )
         self.prepared.tokenizer.save(self.workdir / "tokenizer")
 
     def go(self) -> None:
@@ -178,9 +197,7 @@ class Run:
         with contextlib.closing(self.windows.stream(order, host=host, hosts=hosts)) as stream:
             for batch in stream:
                 rate = plan.learning_rate(self.step)
-                self.state, values = self.trainer.step(
-                    self.state, self.trainer.put(read(batch)), rate, plan.microbatches(self.step)
-                )
+                self.state, values = self.trainer.step(self.state, self.trainer.put(batch), rate, plan.microbatches(self.step))
                 self.step += 1
                 if pending:
                     self._note(*pending)
@@ -209,6 +226,10 @@ class Run:
             f"{plan.config.name}: {metrics.short(count)} parameters, {left} steps of {plan.batches.full} x {plan.context} tokens "
             f"on {jax.device_count()} {jax.devices()[0].device_kind} device(s); compiling the step"
         )
+        if self.prepared.labels:
+            epochs = self.windows.epochs(plan.batches.before(plan.steps))
+            drawn = zip(self.prepared.shares, self.prepared.labels, epochs, strict=True)
+            self.progress.say("examples: " + "; ".join(f"{s:.1%} {label}, gone through {n:.3g} times" for s, label, n in drawn))
 
     def _note(self, step: int, rate: float, values: dict[str, jax.Array], evaluate: bool = False) -> None:
         """Looks at a step's metrics, one step late so that the device never waits for the host."""
@@ -227,7 +248,8 @@ class Run:
             return
         share = speed * self.flops_per_token / self.peak if speed else None
         line = {
-            **{k: float(v) for k, v in values.items() if k != "skipped"},
+            **{k: float(v) for k, v in values.items() if k not in ("skipped", "parts")},
+            **plan.parts.figures(*values["parts"]),
             "learning_rate": rate,
             "tokens_seen": tokens,
             "tokens_per_second": speed,
@@ -249,6 +271,7 @@ class Run:
                     shown += f"{held_out['bits_per_byte']:.3f} bits per byte"
                 else:
                     shown += f"{held_out['accuracy']:.1%} of the targets right"
+                shown += "".join(f"; {part} {figures['loss']:.3f}" for part, figures in apart(held_out).items())
         self.log.write(step, line)
         self.progress.line(shown, always=evaluate)
 
@@ -287,11 +310,6 @@ class Run:
         self.log.close()
 
 
-def read(batch: dict[str, Any]) -> dict[str, Any]:
-    """What of a batch the model reads; which objective made a row is for those who look at the data."""
-    return {name: array for name, array in batch.items() if name != "part"}
-
-
 def evaluate(
     trainer: Trainer,
     params: Any,
@@ -303,33 +321,43 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Loss in nats per token, perplexity and accuracy on a held-out split; None when asked to stop.
 
-    Also bits per byte, where every token of the text is predicted once.
+    Also bits per byte, where every token of the text is predicted once. `loss/NAME`, `accuracy/NAME`: of a part, see `Parts`. Each
+    dataset of a mixture counts for its share of the whole, as in training, and has its share of `max_tokens`.
     """
+    rows = sharding.batch_divisor(trainer.mesh)
+    size = max(rows, plan.config.evaluation.batch_tokens // plan.context // rows * rows)
+    sums, counted, text_bytes = [], 0, []
+    for dataset, (part, portion) in enumerate(zip(prepared.parts, prepared.shares, strict=True)):
+        # [nll, correct, weight], a column for each part of the plan.
+        total = np.zeros((3, plan.parts.count))
+        for batch in _evaluation_batches(plan, part, split, None if max_tokens is None else max_tokens * portion, size):
+            if stop is not None and stop.received is not None:
+                return None
+            batch["part"] = batch.get("part", np.zeros(size, np.int32)) + np.int32(dataset * plan.parts.shape[1])
+            found = trainer.evaluate(params, trainer.put(batch))
+            total += np.stack(jax.device_get((found.nll, found.correct, found.weight)))
+        weight = total[2].sum()
+        counted += int(weight)
+        sums.append(total * portion / weight)
+        # A part of the split stands for its share of the bytes.
+        text_bytes.append(part.bytes(split) / max(1, len(part.tokens(split)) - 1) * portion)
+    total = np.sum(sums, axis=0)
+    loss, accuracy, _ = total.sum(1)
+    figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": accuracy}
+    parts = plan.parts.figures(*total)
+    if isinstance(plan.objective, Causal):
+        figures["bits_per_byte"] = loss / math.log(2) / sum(text_bytes)
+        for name, part, one in zip(prepared.labels, sums, text_bytes, strict=False):
+            parts[f"bits_per_byte/{name}"] = part[0].sum() / math.log(2) / one
+    return {name: float(value) for name, value in (figures | parts).items()} | {"tokens": counted}
+
+
+def _evaluation_batches(plan: Plan, prepared, split: str, limit: float | None, size: int):
     from taxonomy.data import examples, pipeline
 
     tokens = prepared.tokens(split)
-    limit = len(tokens) if max_tokens is None else min(len(tokens), int(max_tokens))
-    rows = sharding.batch_divisor(trainer.mesh)
-    size = max(rows, plan.config.evaluation.batch_tokens // plan.context // rows * rows)
-    nll = correct = weight = 0.0
-    causal = isinstance(plan.objective, Causal)
-    if causal:
-        batches = pipeline.evaluation_batches(tokens[:limit], plan.context, size, prepared.tokenizer.document_start)
-    else:
-        own = specials(plan, prepared.tokenizer)
-        batches = examples.evaluation_examples(tokens[:limit], plan.objective, own, plan.lengths, size)
-    for batch in batches:
-        if stop is not None and stop.received is not None:
-            return None
-        sums = trainer.evaluate(params, trainer.put(read(batch)))
-        nll, correct, weight = nll + float(sums.nll), correct + float(sums.correct), weight + float(sums.weight)
-    # A part of the split stands for its share of the bytes.
-    total_bytes = prepared.bytes(split) * weight / max(1, len(tokens) - 1)
-    loss = nll / weight
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": correct / weight,
-        **({"bits_per_byte": nll / math.log(2) / total_bytes} if causal else {}),
-        "tokens": int(weight),
-    }
+    limit = len(tokens) if limit is None else min(len(tokens), max(2, int(limit)))
+    if isinstance(plan.objective, Causal):
+        return pipeline.evaluation_batches(tokens[:limit], plan.context, size, prepared.tokenizer.document_start)
+    own = specials(plan, prepared.tokenizer)
+    return examples.evaluation_examples(tokens[:limit], plan.objective, own, plan.lengths, size)

@@ -15,6 +15,7 @@ import ml_collections
 from taxonomy.objectives.causal import Causal
 from taxonomy.training import metrics
 from taxonomy.training.loop import Run, evaluate, make_trainer, specials
+from taxonomy.training.parts import apart
 from taxonomy.training.plan import make_plan
 
 
@@ -30,6 +31,8 @@ def finish(run: Run) -> dict:
     say(f"  held-out text      loss {result['loss']:.3f}  perplexity {result['perplexity']:.1f}  accuracy {result['accuracy']:.1%}")
     if "bits_per_byte" in result:
         say(f"  bits per byte      {result['bits_per_byte']:.3f}")
+    for part, figures in apart(result).items():
+        say(f"    {part:16} " + "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()))
     if config.report.compressors:
         summary["compressors"] = compressors(run.prepared.text_bytes("validation"))
         for name, bits in summary["compressors"].items():
