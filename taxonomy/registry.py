@@ -92,6 +92,8 @@ _MODULES = (
     "taxonomy.layers.temperature",
     "taxonomy.ops.masks",
     "taxonomy.blocks",
+    "taxonomy.data.functions",
+    "taxonomy.data.pairs",
     "taxonomy.data.sources",
     "taxonomy.data.tokenizers",
     "taxonomy.data.library_tokenizer",
@@ -111,6 +113,7 @@ _MODULES = (
     "taxonomy.training.optimizers",
     "taxonomy.training.schedules",
     "taxonomy.inference.samplers",
+    "taxonomy.inference.scores",
 )
 
 

@@ -21,6 +21,7 @@ from taxonomy import registry, sharding
 from taxonomy.errors import Diverged, Preempted, UserError
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Specials
+from taxonomy.objectives.pairs import Pairs
 from taxonomy.scaling.accounting import train_flops_per_token
 from taxonomy.training import checkpoints, metrics
 from taxonomy.training.plan import Plan, make_plan
@@ -104,16 +105,22 @@ def make_examples(plan: Plan, prepared):
     from taxonomy.data import examples, pipeline
 
     tokens, seed = prepared.tokens("train"), plan.config.seed
+    # An encoder and a decoder read the halves of a pair without what stands between them.
+    apart = isinstance(plan.objective, Pairs) and plan.lengths.inputs is not None
+    if prepared.separator is not None and prepared.separator >= plan.model.vocab and not apart:
+        least = prepared.separator + 1
+        raise UserError(f"config.model.vocab: {plan.model.vocab} has no id for the separator of pairs; at least {least} is needed")
     if isinstance(plan.objective, Causal):
         return pipeline.Windows(tokens, plan.context, seed, prepared.tokenizer.document_start)
-    return examples.Examples(tokens, plan.objective, specials(plan, prepared.tokenizer), plan.lengths, seed)
+    return examples.Examples(tokens, plan.objective, specials(plan, prepared), plan.lengths, seed)
 
 
-def specials(plan: Plan, tokenizer) -> Specials:
+def specials(plan: Plan, prepared) -> Specials:
     """What the plan's objective must know of the tokenizer."""
     from taxonomy.data import examples
 
-    return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end)
+    tokenizer = prepared.tokenizer
+    return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end, separator=prepared.separator)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> "Run":
@@ -316,8 +323,8 @@ def evaluate(
     if causal:
         batches = pipeline.evaluation_batches(tokens[:limit], plan.context, size, prepared.tokenizer.document_start)
     else:
-        own = specials(plan, prepared.tokenizer)
-        batches = examples.evaluation_examples(tokens[:limit], plan.objective, own, plan.lengths, size)
+        part = examples.beginning(tokens, limit, plan.objective, prepared.tokenizer.document_start)
+        batches = examples.evaluation_examples(part, plan.objective, specials(plan, prepared), plan.lengths, size)
     for batch in batches:
         if stop is not None and stop.received is not None:
             return None
