@@ -9,8 +9,8 @@ SIZES = {
     "3b": (6, 36, 2048, 16, 1, 512, 700_000, 0.999, 2.8e9),
     "9b": (8, 48, 3072, 24, 4, 1024, 530_000, 0.95, 8.7e9),
     "41b": (8, 56, 6144, 48, 16, 2048, 205_000, 0.95, 41.1e9),
-    "tiny": (1, 3, 64, 4, 1, None, None, None, None),
     "quickstart": (2, 4, 192, 6, 1, None, None, None, None),
+    "tiny": (1, 3, 64, 4, 1, None, None, None, None),
 }
 LENGTHS = {"tiny": (512, 32, 64, 16), "quickstart": (4096, 192, 192, 32)}  # vocabulary, context, inputs, head_dim
 QUICKSTART = dict(  # minutes on two cores: bodies of the Python standard library's functions from signature and docstring

@@ -8,8 +8,8 @@ SIZES = {  # layers of each stack, d_model, heads, head_dim, d_ff, published
     "large": (24, 1024, 16, 64, 4096, 770e6),
     "3b": (24, 1024, 32, 128, 16384, 2.8e9),
     "11b": (24, 1024, 128, 128, 65536, 11e9),
-    "tiny": (2, 64, 4, 16, 128, None),
     "quickstart": (3, 192, 6, 32, 512, None),
+    "tiny": (2, 64, 4, 16, 128, None),
 }
 LENGTHS = {"tiny": (512, 32, 64), "quickstart": (4096, 58, 256)}  # vocabulary, context, inputs; published for the others
 PRETRAINING = dict(
