@@ -63,7 +63,7 @@ def get_config(size="300m"):
             encoder=f"{encoder}*reading",
             decoder=f"{decoder}*writing",
             head="untied",
-            initializer="fan_in(embedding_std=0.02)",
+            initializer="fan_in(embedding_std=1.0)",
         ),
         **RECIPES.get(size, pretraining),
         about=dict(
@@ -71,7 +71,7 @@ def get_config(size="300m"):
             facts=f"alphacode-{size}",
             published=published,
             sources=("arXiv:2203.07814, Table 3 and sections 4.1 to 4.3",),
-            unsure=("position", "norm", "activation", "bias", "tied embeddings"),
+            unsure=("position", "norm", "activation", "bias", "tied embeddings", "initializer"),
             notes="The value head of fine-tuning is not here.",
         ),
     )

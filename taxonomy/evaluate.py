@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     given = {
         "data.source": _SOURCE.value,
         "mesh": _MESH.value,
-        "evaluation.metrics": _METRICS.value and tuple(config_lib.split(_METRICS.value)),
+        "evaluation.metrics": _METRICS.value and tuple(m.strip() for m in config_lib.split(_METRICS.value)),
         "evaluation.pairs": _PAIRS.value,
     }
     for key, value in given.items():
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     if "scores" in result:
         print(f"greedy answers to {result['pairs']:,} pairs")
         for name, value in result["scores"].items():
-            print(f"  {name:14} {value:.4f}")
+            print(f"  {name:30} {value:.4f}")
 
 
 if __name__ == "__main__":
