@@ -53,11 +53,11 @@ def finish(run: Run) -> dict:
     else:
         summary["samples"] = samples(run) if isinstance(run.plan.objective, Causal) else restored(run)
     for prompt, text, *wanted in summary["samples"]:
-        if wanted:
-            say(f"\n  --- given\n{_framed(prompt)}\n  --- written\n{_framed(text)}\n  --- wanted\n{_framed(*wanted)}")
+        if not wanted and run.plan.model.structure != "encoder-decoder":
+            say(f"\n  --- {prompt[:40]!r}\n{_framed(prompt + text)}")
             continue
-        whole = f"{prompt}\n>>> {text}" if run.plan.model.structure == "encoder-decoder" else prompt + text
-        say(f"\n  --- {prompt[:40]!r}\n{_framed(whole)}")
+        for title, part in zip(("given", "written", "wanted"), (prompt, text, *wanted), strict=False):
+            say(("\n" if title == "given" else "") + f"  --- {title}\n{_framed(part)}")
     plot = loss_curve(run.workdir)
     (run.workdir / "report.json").write_text(json.dumps(summary, indent=2))
     say(f"\n  curves             {plot}")
