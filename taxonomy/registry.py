@@ -93,7 +93,9 @@ _MODULES = (
     "taxonomy.ops.losses",
     "taxonomy.ops.masks",
     "taxonomy.blocks",
+    "taxonomy.data.functions",
     "taxonomy.data.mixture",
+    "taxonomy.data.pairs",
     "taxonomy.data.sources",
     "taxonomy.data.tokenizers",
     "taxonomy.data.library_tokenizer",
@@ -113,6 +115,7 @@ _MODULES = (
     "taxonomy.training.optimizers",
     "taxonomy.training.schedules",
     "taxonomy.inference.samplers",
+    "taxonomy.inference.scores",
 )
 
 

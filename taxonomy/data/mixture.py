@@ -1,5 +1,6 @@
 """Several datasets in one stream of examples, each drawn as often as its weight says."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from taxonomy import registry, weights
 from taxonomy.data.pipeline import Batch, ahead, share
-from taxonomy.data.prepare import Existing, Prepared, learned, prepare
+from taxonomy.data.prepare import Existing, Prepared, learned, prepare, train_texts
 from taxonomy.data.storage import Split, digest
 from taxonomy.data.tokenizers import sample_blocks
 from taxonomy.errors import UserError
@@ -64,6 +65,11 @@ class PreparedMixture:
         return np.concatenate([part.tokens(split) for part in self.parts])
 
     @property
+    def separator(self) -> int | None:
+        """The id between the halves of a pair, the same in all parts that have any; None when no part has."""
+        return next((part.separator for part in self.parts if part.separator is not None), None)
+
+    @property
     def fingerprint(self) -> str:
         return digest(self.shares.tolist(), [part.fingerprint for part in self.parts])
 
@@ -80,16 +86,23 @@ def prepare_mixture(
     def sample() -> Iterator[str]:
         for one, portion in zip(source.sources, source.shares, strict=True):
             if size:
-                yield from sample_blocks(one.documents("train"), round(size * portion))
+                yield from sample_blocks(train_texts(one), round(size * portion))
 
     tokenizer = learned(recipe, source.fingerprint(), sample, directory, report)
     prepared = []
     for label, one in zip(source.labels, source.sources, strict=True):
-        try:
+        with naming(label):
             prepared.append(prepare(one, Existing(tokenizer), directory, splits=splits, report=report))
-        except UserError as error:
-            raise UserError(f"{error} (in {label})") from None
     return PreparedMixture(prepared, source.labels, source.shares)
+
+
+@contextlib.contextmanager
+def naming(label: str) -> Iterator[None]:
+    """What is wrong in the body is said to be wrong in this part."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} (in {label})") from None
 
 
 def apportioned(shares: np.ndarray, seats: int = BLOCK) -> np.ndarray:

@@ -21,6 +21,7 @@ from taxonomy import registry, sharding
 from taxonomy.errors import Diverged, Preempted, UserError
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Specials
+from taxonomy.objectives.pairs import Pairs
 from taxonomy.scaling.accounting import train_flops_per_token
 from taxonomy.training import checkpoints, metrics, origin
 from taxonomy.training.parts import apart
@@ -93,29 +94,40 @@ def make_trainer(plan: Plan) -> Trainer:
 
 def make_examples(plan: Plan, prepared):
     """The endless stream of training examples, of all datasets: windows of text, or what the objective makes of them."""
-    from taxonomy.data.mixture import Mixed
+    from taxonomy.data.mixture import Mixed, naming
 
     if not prepared.labels:
         return _examples(plan, prepared, plan.config.seed)
     seeds = np.random.SeedSequence(plan.config.seed).generate_state(len(prepared.parts)).tolist()
-    streams = [_examples(plan, part, seed) for part, seed in zip(prepared.parts, seeds, strict=True)]
+    streams = []
+    for label, part, seed in zip(prepared.labels, prepared.parts, seeds, strict=True):
+        with naming(label):
+            streams.append(_examples(plan, part, seed))
     return Mixed(streams, prepared.shares, plan.config.seed, plan.parts.shape[1])
 
 
 def _examples(plan: Plan, prepared, seed: int):
     from taxonomy.data import examples, pipeline
 
-    tokens = prepared.tokens("train")
+    tokens, separator = prepared.tokens("train"), prepared.separator
+    # An encoder and a decoder read the halves of a pair without what stands between them.
+    halves = isinstance(plan.objective, Pairs) and plan.lengths.inputs is not None
+    if separator is not None and separator >= plan.model.vocab and not halves:
+        allowed = f"at least {separator + 1} is needed"
+        raise UserError(f"config.model.vocab: {plan.model.vocab} has no id for the separator of pairs; {allowed}")
     if isinstance(plan.objective, Causal):
         return pipeline.Windows(tokens, plan.context, seed, prepared.tokenizer.document_start)
-    return examples.Examples(tokens, plan.objective, specials(plan, prepared.tokenizer), plan.lengths, seed)
+    return examples.Examples(tokens, plan.objective, specials(plan, prepared), plan.lengths, seed)
 
 
-def specials(plan: Plan, tokenizer) -> Specials:
-    """What the plan's objective must know of the tokenizer."""
+def specials(plan: Plan, prepared) -> Specials:
+    """What the plan's objective must know of the tokenizer. Raises UserError where it takes pairs and there are none."""
     from taxonomy.data import examples
 
-    return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end)
+    if isinstance(plan.objective, Pairs) and prepared.separator is None:
+        raise UserError(f"config.train.objective: {plan.config.train.objective} takes pairs of texts; config.data.source has none")
+    tokenizer = prepared.tokenizer
+    return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end, separator=prepared.separator)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, init_from: str | None = None) -> "Run":
@@ -355,9 +367,8 @@ def evaluate(
 def _evaluation_batches(plan: Plan, prepared, split: str, limit: float | None, size: int):
     from taxonomy.data import examples, pipeline
 
-    tokens = prepared.tokens(split)
-    limit = len(tokens) if limit is None else min(len(tokens), max(2, int(limit)))
+    tokens, start = prepared.tokens(split), prepared.tokenizer.document_start
+    tokens = examples.beginning(tokens, None if limit is None else max(2, limit), plan.objective, start)
     if isinstance(plan.objective, Causal):
-        return pipeline.evaluation_batches(tokens[:limit], plan.context, size, prepared.tokenizer.document_start)
-    own = specials(plan, prepared.tokenizer)
-    return examples.evaluation_examples(tokens[:limit], plan.objective, own, plan.lengths, size)
+        return pipeline.evaluation_batches(tokens, plan.context, size, start)
+    return examples.evaluation_examples(tokens, plan.objective, specials(plan, prepared), plan.lengths, size)

@@ -101,6 +101,8 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
             raise UserError(f"config.{key}: at least 1 is needed, got {value}")
     if train.clip is not None and not train.clip > 0:
         raise UserError(f"config.train.clip: must be above 0, got {train.clip}")
+    for metric in config.evaluation.metrics:
+        registry.create("metric", metric, "config.evaluation.metrics")
     per_step = batches.before(steps) * context / steps
     return Plan(
         config=config,
