@@ -5,6 +5,7 @@ import setuptools
 TRAINING = ["jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.12,<1", "ml-collections>=1.1", "safetensors>=0.4"]
 DATA = ["tensorflow-datasets>=4.9.10", "importlib_resources", "grain>=0.2.18", "sentencepiece>=0.2", "tokenizers>=0.20"]
 SHOWING = ["rich>=13", "tensorboardX>=2.6", "matplotlib>=3.8"]
+TASKS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
 NOTEBOOK = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6"]
 
 setuptools.setup(
@@ -13,13 +14,14 @@ setuptools.setup(
     description="The transformer literature as one JAX/Flax codebase",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*setuptools.find_packages(include=["taxonomy", "taxonomy.*"]), "taxonomy.configs"],
+    packages=[*setuptools.find_packages(include=["taxonomy", "taxonomy.*"]), "taxonomy.configs", "taxonomy.configs.tasks"],
     package_dir={"taxonomy.configs": "configs"},
     install_requires=[*TRAINING, *DATA, *SHOWING],
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "colab": NOTEBOOK,
+        "tasks": TASKS,
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -29,6 +31,7 @@ setuptools.setup(
             "torch==2.13.0",
             "transformers>=5.23,<6",
             "tensorboard>=2.20",
+            *TASKS,
             *NOTEBOOK,
         ],
     },

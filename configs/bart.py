@@ -51,7 +51,8 @@ def get_config(size="base"):
             published=published,
             sources=("facebookresearch/fairseq bart_base and bart_large", "arXiv:1910.13461"),
             unsure=("training",),
-            notes="Checkpoints carry a bias of the logits that is not trained; it is not counted. Published sizes are rounded.",
+            notes="Checkpoints carry a bias of the logits that is not trained; it is not counted. Published sizes are rounded. "
+            "Fine-tuning to generate has smoothed labels (section 5.3): train.loss='cross_entropy(label_smoothing=0.1)'.",
             verified_against="transformers.BartForConditionalGeneration",
         ),
     )

@@ -40,7 +40,7 @@ def get_config(size="7b"):
             batch_ramp=f"linear(start={32 * 2048}, over='{ramp:g} tokens')",
             optimizer="adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
             schedule=f"cosine(peak={peak}, warmup='4e9 tokens', final={final})",
-            z_loss=1e-4,
+            loss="cross_entropy(z=1e-4)",
         ),
         about=dict(
             paper="Almazrouei et al. 2023, arXiv:2311.16867",

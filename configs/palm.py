@@ -37,7 +37,7 @@ def get_config(size="8b"):
             batch_ramp=f"stages(first={first}, later='{later}')",
             optimizer="adafactor(b1=0.9, decay=0.8, factored=False, weight_decay=1.0, decay_by_square=True)",
             schedule="inverse_sqrt(peak=1e-2, hold='10000 steps')",
-            z_loss=1e-4,
+            loss="cross_entropy(z=1e-4)",
         ),
         about=dict(
             paper="Chowdhery et al. 2022, arXiv:2204.02311",

@@ -38,7 +38,7 @@ def get_config(size="small"):
             batch_tokens=2048 * 114,
             optimizer="adafactor",
             schedule="inverse_sqrt(peak=1e-2, hold='10000 steps')",
-            z_loss=1e-4,
+            loss="cross_entropy(z=1e-4)",
         ),
         data=dict(tokenizer="sentencepiece(vocab=vocab-128)"),
         about=dict(

@@ -31,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
         "optimizer": "adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
         "schedule": "cosine(peak=3e-4, warmup='1%', final=0.1)",
         "clip": 1.0,
-        "z_loss": 0.0,
+        "loss": "cross_entropy",
         "dtype": "bfloat16",
         "remat": "none",
         "scan": True,
@@ -42,7 +42,8 @@ DEFAULTS: dict[str, Any] = {
     },
     "data": {"source": "stdlib()", "tokenizer": "sentencepiece(vocab=vocab)"},
     # max_tokens None: as many as eight training batches have, at most a million.
-    "evaluation": {"every": "10%", "batch_tokens": 16384, "max_tokens": float},
+    # metrics: those of kind "metric", of greedy answers to so many held-out pairs, for the objective pairs.
+    "evaluation": {"every": "10%", "batch_tokens": 16384, "max_tokens": float, "metrics": (), "pairs": 200},
     "checkpoint": {"every": "10%", "keep": 2, "asynchronous": True},
     "report": {"prompts": ("",), "new_tokens": 64, "sampler": "top_p(p=0.95, temperature=0.8)", "compressors": False},
     "about": {
@@ -240,7 +241,7 @@ def _letters(name: str) -> str:
 def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
     """The experiment `FAMILY_OR_FILE[:size[,key=value...]]` with dotted overrides, locked. Raises UserError."""
     place, _, argument = name.partition(":")
-    size, *pairs = _split(argument)
+    size, *pairs = split(argument)
     if "=" in size:
         size, pairs = "", [size, *pairs]
     page = _page(place)
@@ -262,7 +263,7 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> ml_col
     return config.lock()
 
 
-def _split(text: str) -> list[str]:
+def split(text: str) -> list[str]:
     """Splits at commas that are not inside brackets or quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:

@@ -27,7 +27,7 @@ _SCALARS = ("vocab", "d_model", "context", "inputs")
 # The order of a page: what the stack is made of, then what its parts default to. Other keys are sublayers.
 _FIRST = ("encoder", "decoder", "blocks")
 _LAST = ("norm", "position", "mask", "embedding", "head", "encoder_norm", "final_norm", "initializer", "generator")
-_RECIPE = ("tokens", "steps", "batch_tokens", "batch_ramp", "context", "optimizer", "schedule", "clip", "z_loss")
+_RECIPE = ("tokens", "steps", "batch_tokens", "batch_ramp", "context", "optimizer", "schedule", "clip", "loss")
 
 
 def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict[str, Any]:

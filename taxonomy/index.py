@@ -30,7 +30,7 @@ def render_systems() -> str:
         found[one["config"].partition(":")[0]].append(one)
     rows = []
     for page, sizes in found.items():
-        published = [one for one in sizes if not one["config"].endswith(":tiny")] or sizes
+        published = [one for one in sizes if not one["config"].endswith((":tiny", ":quickstart"))] or sizes
         if not any(one["paper"] for one in published):
             continue  # a page of ours, not of the literature
         listed = [f"{one['config'].partition(':')[2] or 'one'} ({describe.short(one['parameters'])})" for one in published]

@@ -13,6 +13,7 @@ from taxonomy.layers import embeddings, streams
 from taxonomy.layers.context import Context, Memory
 from taxonomy.objectives.masked_lm import discriminate
 from taxonomy.ops import cross_entropy
+from taxonomy.ops.losses import PLAIN, Loss
 from taxonomy.registry import Component
 from taxonomy.stack import Stack
 
@@ -87,12 +88,12 @@ class Transformer(nn.Module):
         segments: jax.Array | None = None,
         weights: jax.Array | None = None,
         train: bool = False,
-        z_loss: float = 0.0,
+        loss: Loss = PLAIN,
         input_targets: jax.Array | None = None,
         input_weights: jax.Array | None = None,
         **others: jax.Array,
     ) -> cross_entropy.Sums:
-        """Sums of the loss of saying `targets`; `weights` (B, T) default to one. `others` as above.
+        """Sums of the loss of saying `targets`, as `loss` counts it; `weights` (B, T) default to one. `others` as above.
 
         With `input_targets` and `input_weights` (B, S) the encoder has a loss of its own on the same head, which is added.
         """
@@ -100,10 +101,10 @@ class Transformer(nn.Module):
         if weights is None:
             weights = jnp.ones(targets.shape[:2], jnp.float32)
         chunk = self.execution.loss_chunk
-        sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, z_loss, chunk)
+        sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, loss, chunk)
         if input_targets is None:
             return sums
-        own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, z_loss, chunk)
+        own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, loss, chunk)
         return jax.tree.map(jnp.add, sums, own)
 
     def last_logits(self, tokens: jax.Array, positions: jax.Array, cache_length: int, **others: jax.Array) -> jax.Array:
@@ -200,11 +201,11 @@ class WithGenerator(Transformer):
         segments: jax.Array | None = None,
         weights: jax.Array | None = None,
         train: bool = False,
-        z_loss: float = 0.0,
+        loss: Loss = PLAIN,
         detection: jax.Array | None = None,
         **others: jax.Array,
     ) -> cross_entropy.Sums:
-        """Sums of the generator's loss of saying `targets`, the original text, where `weights` (B, T) are above zero.
+        """Sums of the generator's `loss` of saying `targets`, the original text, where `weights` (B, T) are above zero.
 
         `tokens` are the text with these places masked. `loss` has also the loss of telling which tokens are not the original once
         they are sampled from the generator; "detection" in `others` has its sums. The weights of both are in the same unit;
@@ -216,7 +217,7 @@ class WithGenerator(Transformer):
             detection = jnp.ones(targets.shape, jnp.float32) if segments is None else (segments > 0).astype(jnp.float32)
         features = self.generator.features(tokens, positions, segments, train, **others)
         said, chunk = self.generator._projected(features), self.execution.loss_chunk
-        sums = cross_entropy.cross_entropy(*said, targets, weights, z_loss, chunk)
+        sums = cross_entropy.cross_entropy(*said, targets, weights, loss, chunk)
         sampled = cross_entropy.sample(*said, self._uniform(tokens), chunk)
         read, replaced = discriminate(targets, sampled, weights > 0)
         found = Transformer.loss(self, read, replaced.astype(jnp.int32), positions, segments, detection, train, **others)

@@ -91,8 +91,12 @@ _MODULES = (
     "taxonomy.layers.relative",
     "taxonomy.layers.rotary",
     "taxonomy.layers.temperature",
+    "taxonomy.ops.losses",
     "taxonomy.ops.masks",
     "taxonomy.blocks",
+    "taxonomy.data.functions",
+    "taxonomy.data.mixture",
+    "taxonomy.data.pairs",
     "taxonomy.data.sources",
     "taxonomy.data.tokenizers",
     "taxonomy.data.library_tokenizer",
@@ -112,6 +116,7 @@ _MODULES = (
     "taxonomy.training.optimizers",
     "taxonomy.training.schedules",
     "taxonomy.inference.samplers",
+    "taxonomy.inference.scores",
 )
 
 

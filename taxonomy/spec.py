@@ -77,7 +77,7 @@ def _component(node: Node, kinds: tuple[str, ...], scope: Scope, text: str) -> C
 
 def _bind(entry: Entry, positional, keywords, column: int, scope: Scope, text: str) -> dict[str, Any]:
     names = list(entry.arguments)
-    many = next((a.name for a in entry.arguments.values() if a.many), None)
+    many = next((a.name for a in entry.arguments.values() if a.many and a.kinds), None)
     given: dict[str, Any] = {}
     if many:
         if positional:

@@ -7,6 +7,7 @@ from taxonomy.errors import UserError
 
 _PRINT = flags.DEFINE_bool("print_config", False, "Print the resolved config as JSON and exit.")
 _DRY = flags.DEFINE_bool("dry_run", False, "Check everything, describe the run, compile the step for abstract arrays, and exit.")
+_INIT = flags.DEFINE_string("init_from", None, "Begin with the parameters and the tokenizer of this workdir, at step 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     from taxonomy.training import loop, process, report
 
     process.tune_allocator()
-    report.finish(loop.train(config, workdir))
+    report.finish(loop.train(config, workdir, _INIT.value))
 
 
 if __name__ == "__main__":

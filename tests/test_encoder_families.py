@@ -15,6 +15,7 @@ from taxonomy.errors import UserError
 from taxonomy.inference.decode import generate_tokens
 from taxonomy.objectives.objective import Lengths, Specials
 from taxonomy.training import checkpoints, loop, report
+from taxonomy.training.parts import apart
 from taxonomy.training.plan import make_plan
 
 STEPS = 60
@@ -108,7 +109,7 @@ def masked_accuracy(family: str, tokens: np.ndarray, vocab_used: int, steps: int
     trainer = trainer_of(plan.model, "adamw(b1=0.9, b2=0.98)", 1.0)
     state = learn(trainer, lambda step: examples.batch(32 * step, 32), steps, 2e-3)
     sums = trainer.evaluate(state.params, trainer.put(examples.batch(10**6, 64)))
-    return float(sums.correct / sums.weight)
+    return float(sums.correct.sum() / sums.weight.sum())
 
 
 @pytest.mark.parametrize(("family", "steps"), [("bert", 400), ("xlnet", 120)])
@@ -125,24 +126,17 @@ def test_every_denoiser_improves():
     tokens = np.tile(np.arange(1, 18, dtype=np.int32), 400)
     specials = Specials(start=0, vocab=plan.model.vocab, used=20)
     examples = Examples(tokens, plan.objective, specials, plan.lengths, seed=0)
-    trainer = trainer_of(plan.model, "adamw(b1=0.9, b2=0.98)", 1.0)
-    held_out = examples.batch(10**6, 128)
+    trainer = trainer_of(plan.model, "adamw(b1=0.9, b2=0.98)", 1.0, parts=plan.parts.count)
+    held_out = trainer.put(examples.batch(10**6, 128))
 
-    def losses(params) -> dict[int, float]:
-        found = {}
-        for part in range(len(plan.objective.labels)):
-            rows = held_out["part"] == part
-            assert rows.any()
-            weights = held_out["weights"] * rows[:, None]
-            batch = {name: a for name, a in held_out.items() if name != "part"} | {"weights": weights}
-            sums = trainer.evaluate(params, trainer.put(batch))
-            found[part] = float(sums.nll / sums.weight)
-        return found
+    def losses(params) -> dict[str, float]:
+        sums = trainer.evaluate(params, held_out)
+        return {name: one["loss"] for name, one in apart(plan.parts.figures(sums.nll, sums.correct, sums.weight)).items()}
 
     before = losses(trainer.init(0).params)
-    read = lambda step: loop.read(examples.batch(16 * step, 16))  # noqa: E731
-    after = losses(learn(trainer, read, 120, 3e-3).params)
-    assert len(before) == 7 and all(after[part] < before[part] - 1.0 for part in before), (before, after)
+    after = losses(learn(trainer, lambda step: examples.batch(16 * step, 16), 120, 3e-3).params)
+    assert tuple(before) == plan.objective.labels and len(before) == 7
+    assert all(after[name] < before[name] - 1.0 for name in before), (before, after)
 
 
 def test_an_objective_needs_a_model_that_can_carry_it():

@@ -42,7 +42,7 @@ def batch() -> dict[str, np.ndarray]:
 @functools.partial(jax.jit, static_argnums=0)
 def sums(model, params, batch, key=None):
     rngs = None if key is None else {"sample": key}
-    return model.apply({"params": params}, **batch, rngs=rngs, method="loss")
+    return model.apply({"params": params}, **batch, rngs=rngs, method="loss").collected(jnp.sum)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -162,7 +162,7 @@ def test_both_nets_learn():
     held_out = examples.batch(10**6, 64)
 
     def figures(params):
-        found = trainer.evaluate(params, trainer.put(held_out))
+        found = trainer.evaluate(params, trainer.put(held_out)).collected(jnp.sum)
         return float(found.nll / found.weight), {name: float(value) for name, value in found.means_of_others().items()}
 
     before, told_before = figures(trainer.init(0).params)
@@ -217,5 +217,5 @@ def test_a_generator_of_the_same_width_shares_the_whole_embedding(random_params)
     features = model_lib.build(generator).apply({"params": own}, batch()["tokens"], None, batch()["segments"], method="features")
     said = model_lib.build(generator).apply({"params": own}, features, method="_projected")
     alone = cross_entropy.reference(*said, batch()["targets"], jnp.asarray(batch()["weights"]))
-    np.testing.assert_allclose(found.nll, alone.nll, rtol=1e-5)
+    np.testing.assert_allclose(found.nll, alone.nll.sum(), rtol=1e-5)
     assert registry.find(("embedding",), generator.embedding.name)

@@ -90,4 +90,4 @@ def test_weights_default_to_one(tiny, packed):
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), loss(), loss(np.ones_like(batch.weights)))
     half = loss(batch.weights)
-    assert half.weight == batch.weights.sum() < loss().weight == batch.weights.size
+    assert half.weight.sum() == batch.weights.sum() < loss().weight.sum() == batch.weights.size

@@ -12,7 +12,7 @@ from taxonomy import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "taxonomy").rglob("*.py"))
-PAGES = sorted(ROOT.glob("configs/*.py"))
+PAGES = sorted(ROOT.glob("configs/**/*.py"))
 # Pages that belong to no published system may be named anywhere.
 NEUTRAL_PAGES = {"quickstart"}
 # Words of others in which a family's name stands: optax calls an optimizer's state so.

@@ -72,6 +72,9 @@ class TokenizerFile:
     path: str
     start: str | None = None
 
+    def sample_bytes(self) -> int:
+        return 0
+
     def train(self, documents: Iterable[str]) -> Tokenizer:
         model = self._read()
         try:

@@ -42,7 +42,11 @@ class Windows:
 
         Arrays are int32 [count/hosts, context]; the hosts' arrays concatenated are the arrays of a single host.
         """
-        windows_B = np.array([self._order[index] for index in share(first, count, host, hosts)], np.int64)
+        return self.rows(share(first, count, host, hosts))
+
+    def rows(self, indices: Iterable[int]) -> Batch:
+        """These sequences of the stream."""
+        windows_B = np.array([self._order[index] for index in indices], np.int64)
         place_BW = windows_B[:, None] * self.context + np.arange(self.context + 1)
         return split_window(self._tokens_N[place_BW], self.document_start)
 

@@ -1,14 +1,17 @@
 """Text to tokens on disk, once: one flat array a split, mapped into memory when read.
 
     DIRECTORY/<key>/tokenizer/                 what `Tokenizer.save` writes
-    DIRECTORY/<key>/<split>/tokens.bin         [document_start, ids...] of every document, uint16 or uint32, little-endian
+    DIRECTORY/<key>/<split>/tokens.bin         [document_start, ids...] of every document, uint16 or uint32, little-endian;
+                                               of a pair [document_start, ids..., separator, ids...]
     DIRECTORY/<key>/<split>/text.bin           the UTF-8 bytes of the documents (held-out splits only)
-    DIRECTORY/<key>/<split>/counts.json        documents, tokens, bytes, dtype, sha256
+    DIRECTORY/<key>/<split>/counts.json        documents, pairs, tokens, bytes, dtype, sha256
 
+The separator is the first id that the tokenizer does not use, so no text can contain it.
 The key is a hash of the source and the tokenizer's expression, so what was prepared before is found and not done again.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from taxonomy.data.sources import Pair
 from taxonomy.data.storage import SPLITS, Split, build_once, digest
 from taxonomy.data.tokenizers import Tokenizer, load_tokenizer
 from taxonomy.errors import UserError
@@ -36,6 +40,14 @@ class Prepared:
         self.directory, self.splits = directory, tuple(splits)
         self.tokenizer: Tokenizer = load_tokenizer(directory / "tokenizer")
         self._counts = {split: _read_counts(directory / split) for split in splits}
+
+    labels: tuple[str, ...] = ()
+    shares = np.ones(1)
+
+    @property
+    def parts(self) -> tuple["Prepared", ...]:
+        """This corpus alone; those of a mixture have several, with labels and shares."""
+        return (self,)
 
     def tokens(self, split: Split) -> np.ndarray:
         """The tokens of a split, uint16 or uint32 [N], each document begun by `document_start`; mapped, read-only."""
@@ -61,6 +73,11 @@ class Prepared:
         if split == "train":
             raise ValueError("the text of the train split is not kept; only that of held-out splits is")
         return (self.directory / split / "text.bin").read_bytes()
+
+    @property
+    def separator(self) -> int | None:
+        """The id between the halves of a pair; None when no split has pairs."""
+        return self.tokenizer.vocab_size if any(counts.get("pairs") for counts in self._counts.values()) else None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -89,23 +106,48 @@ def prepare(
     unknown = [split for split in splits if split not in SPLITS]
     if unknown or not splits:
         raise ValueError(f"splits={tuple(splits)}: allowed are {', '.join(SPLITS)}")
-    key = digest(FORMAT, source.fingerprint(), tokenizer_expression.fingerprint())
-    directory = Path(directory).expanduser() / key
-
-    def build_tokenizer(partial: Path) -> None:
-        with _reporting(report, lambda: "learning the tokenizer"):
-            tokenizer_expression.train(source.documents("train")).save(partial)
-
-    build_once(directory / "tokenizer", build_tokenizer)
-    tokenizer = load_tokenizer(directory / "tokenizer")
+    tokenizer = learned(tokenizer_expression, source.fingerprint(), lambda: train_texts(source), directory, report)
+    directory = _place(directory, source.fingerprint(), tokenizer_expression)
     for split in splits:
         build_once(directory / split, lambda partial, split=split: _tokenise(source, tokenizer, split, partial, report))
     return Prepared(directory, splits)
 
 
+def _place(directory: Path | str, source: str, recipe: Any) -> Path:
+    return Path(directory).expanduser() / digest(FORMAT, source, recipe.fingerprint())
+
+
+def learned(
+    recipe: Any, source: str, texts: Callable[[], Iterator[str]], directory: Path | str, report: Callable[[str], None]
+) -> Tokenizer:
+    """The tokenizer a recipe learns from texts, whose source has the fingerprint `source`; instant when done before."""
+
+    def build(partial: Path) -> None:
+        with _reporting(report, lambda: "learning the tokenizer"):
+            recipe.train(texts()).save(partial)
+
+    return load_tokenizer(build_once(_place(directory, source, recipe) / "tokenizer", build))
+
+
+@dataclasses.dataclass(frozen=True)
+class Existing:
+    """A tokenizer that is already there, where one is expected to be learned."""
+
+    tokenizer: Tokenizer
+
+    def train(self, documents: Any) -> Tokenizer:
+        return self.tokenizer
+
+    def sample_bytes(self) -> int:
+        return 0
+
+    def fingerprint(self) -> str:
+        return self.tokenizer.fingerprint
+
+
 def _tokenise(source: Any, tokenizer: Tokenizer, split: Split, directory: Path, report: Callable[[str], None]) -> None:
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-    counts: dict[str, Any] = {"documents": 0, "tokens": 0, "bytes": 0}
+    dtype = np.dtype("<u2" if tokenizer.vocab_size < 2**16 else "<u4")
+    counts: dict[str, Any] = {"documents": 0, "pairs": 0, "tokens": 0, "bytes": 0}
     content = hashlib.sha256()
     begun = time.monotonic()
 
@@ -122,17 +164,21 @@ def _tokenise(source: Any, tokenizer: Tokenizer, split: Split, directory: Path, 
         tokens_file = files.enter_context(open(directory / "tokens.bin", "wb"))
         text_file = None if split == "train" else files.enter_context(open(directory / "text.bin", "wb"))
         for documents in _batches(source.documents(split)):
-            texts = [document.encode() for document in documents]
-            start = np.array([tokenizer.document_start], np.int32)
-            pieces = [piece for ids in tokenizer.encode_batch(documents) for piece in (start, ids)]
+            texts = [text for document in documents for text in _texts(document)]
+            # What stands before each text: what begins a document, or what separates the halves of one.
+            marks = [[tokenizer.document_start], [tokenizer.vocab_size]]
+            before = (np.array(mark) for document in documents for mark in marks[: len(_texts(document))])
+            pieces = [piece for mark_and_ids in zip(before, tokenizer.encode_batch(texts), strict=True) for piece in mark_and_ids]
             tokens = np.concatenate(pieces).astype(dtype)
             tokens_file.write(tokens.tobytes())
             content.update(tokens.tobytes())
+            encoded = [text.encode() for text in texts]
             if text_file:
-                text_file.writelines(texts)
+                text_file.writelines(encoded)
             counts["documents"] += len(documents)
+            counts["pairs"] += len(texts) - len(documents)
             counts["tokens"] += len(tokens)
-            counts["bytes"] += sum(map(len, texts))
+            counts["bytes"] += sum(map(len, encoded))
     if split == "train" and not counts["documents"]:
         raise UserError("data.source: the train split has no document")
     counts |= {"dtype": dtype.str, "sha256": content.hexdigest()}
@@ -140,11 +186,20 @@ def _tokenise(source: Any, tokenizer: Tokenizer, split: Split, directory: Path, 
     report(progress())
 
 
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
+def train_texts(source: Any) -> Iterator[str]:
+    """The texts of a source's train split, two of a pair."""
+    return (text for document in source.documents("train") for text in _texts(document))
+
+
+def _texts(document: str | Pair) -> tuple[str, ...]:
+    return (document,) if isinstance(document, str) else tuple(document)
+
+
+def _batches(documents: Iterator[str | Pair]) -> Iterator[list[str | Pair]]:
     batch, size = [], 0
     for document in documents:
         batch.append(document)
-        size += len(document)
+        size += sum(map(len, _texts(document)))
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0

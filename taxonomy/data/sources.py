@@ -1,7 +1,7 @@
 """Sources of text: the standard library, files, JSON lines. Each yields documents by split and knows its fingerprint.
 
-A document is a string with at least one character; empty ones are left out. Documents go to splits by a hash of what names
-them, so a corpus may grow without moving what was held out.
+A document is a string with at least one character, empty ones are left out; or it is a `Pair` of texts. Documents go to splits by
+a hash of what names them, so a corpus may grow without moving what was held out.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import platform
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from taxonomy.data import tfds_source  # noqa: F401 - registers the source "tfds"
 from taxonomy.data.storage import SPLITS, Split, build_once, cache_directory, digest, split_of, unit_interval
@@ -22,10 +22,17 @@ from taxonomy.errors import UserError
 from taxonomy.registry import component
 
 
+class Pair(NamedTuple):
+    """A document of two texts: what is given, and what is wanted."""
+
+    input: str
+    target: str
+
+
 class Source(Protocol):
     """What every source offers."""
 
-    def documents(self, split: Split) -> Iterator[str]:
+    def documents(self, split: Split) -> Iterator[str | Pair]:
         """The documents of a split, in a fixed order."""
 
     def fingerprint(self) -> str:
@@ -43,12 +50,17 @@ class StandardLibrarySource:
     """The text of Python's standard library on this machine: about 11 MB of code and prose, no download."""
 
     def documents(self, split: Split) -> Iterator[str]:
+        for _, text in self.files(split):
+            yield text
+
+    def files(self, split: Split) -> Iterator[tuple[str, str]]:
+        """The (relative path, text) pairs of a split, sorted by path."""
         from taxonomy.data import stdlib_builder
 
         directory = cache_directory() / f"stdlib-{platform.python_version()}-{self.fingerprint()}"
         build_once(directory, stdlib_builder.write)
         for example in stdlib_builder.read(directory, split):
-            yield example["text"].decode()
+            yield example["path"].decode(), example["text"].decode()
 
     def fingerprint(self) -> str:
         return _standard_library_fingerprint(sysconfig.get_path("stdlib"))
@@ -115,7 +127,7 @@ class TextSource:
             yield from filter(None, [_read(Path(_common_folder(paths), name))])
 
     def fingerprint(self) -> str:
-        return digest("text", self.validation, self.test, _stamps(_matches("text", self.glob)))
+        return digest("text", self.validation, self.test, stamps("text", self.glob))
 
 
 def assign(names: list[str], validation: float, test: float) -> dict[Split, list[str]]:
@@ -172,22 +184,12 @@ class JsonLinesSource:
         check_fractions(self.validation, self.test)
 
     def documents(self, split: Split) -> Iterator[str]:
-        for path in _matches("jsonl", self.glob):
-            with open(path, "rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    text = self._text(line, f"{path}:{number}") if line.strip() else ""
-                    if text and split_of(text, self.validation, self.test) == split:
-                        yield text
+        for place, record in records(f"jsonl takes an object with the field '{self.field}'", "jsonl", self.glob):
+            text = self._text(record, place)
+            if text and split_of(text, self.validation, self.test) == split:
+                yield text
 
-    def _text(self, line: bytes, place: str) -> str:
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"data.source: {place}: not a line of JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise UserError(
-                f"data.source: {place}: a JSON {type(record).__name__}; jsonl takes an object with the field '{self.field}'"
-            )
+    def _text(self, record: dict[str, Any], place: str) -> str:
         if self.field not in record:
             raise UserError(f"data.source: {place}: no field '{self.field}' (the line has: {', '.join(sorted(record)) or 'none'})")
         text = record[self.field]
@@ -200,7 +202,30 @@ class JsonLinesSource:
         return text
 
     def fingerprint(self) -> str:
-        return digest("jsonl", self.field, self.validation, self.test, _stamps(_matches("jsonl", self.glob)))
+        return digest("jsonl", self.field, self.validation, self.test, stamps("jsonl", self.glob))
+
+
+def records(takes: str, name: str, glob: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of files of JSON lines, each with its place for messages. Raises UserError; `takes` says what lines should be."""
+    for path in _matches(name, glob):
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                place = f"{path}:{number}"
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"data.source: {place}: not a line of JSON: {error}") from error
+                if not isinstance(record, dict):
+                    raise UserError(f"data.source: {place}: a JSON {type(record).__name__}; {takes}")
+                yield place, record
+
+
+def stamps(name: str, glob: str) -> list[tuple[str, int, int]]:
+    """What tells that files are still the same without reading them: relative name, size, time of the last change."""
+    stats = [(name, path.stat()) for name, path in _relative(_matches(name, glob))]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _matches(name: str, pattern: str) -> list[Path]:
@@ -217,12 +242,6 @@ def _common_folder(paths: list[Path]) -> str:
 def _relative(paths: list[Path]) -> list[tuple[str, Path]]:
     root = _common_folder(paths)
     return [(Path(os.path.relpath(path.absolute(), root)).as_posix(), path) for path in paths]
-
-
-def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
-    """What tells that files are still the same without reading them: relative name, size, time of the last change."""
-    stats = [(name, path.stat()) for name, path in _relative(paths)]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _read(path: Path) -> str:

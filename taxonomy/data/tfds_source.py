@@ -14,9 +14,45 @@ from taxonomy.registry import component
 READ_AHEAD = 256  # examples
 
 
+class Reader:
+    """What reads a dataset's examples: for dataclasses with the fields dataset, data_dir, train, validation and test."""
+
+    def examples(self, split: Split) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The examples of one of our splits, each with its place for messages."""
+        tfds_split, start, stop = self._part(split)
+        for number, example in enumerate(_examples(self._builder, tfds_split, start, stop), start=start):
+            yield f"{self}: example {number} of '{tfds_split}'", example
+
+    def state(self) -> list[Any]:
+        """What changes when the dataset's examples or the choice of them may have changed."""
+        info = self._builder.info
+        sizes = [(name, part.num_bytes, part.shard_lengths) for name, part in sorted(info.splits.items())]
+        return [info.full_name, sizes, self.train, self.validation, self.test]
+
+    @functools.cached_property
+    def _builder(self) -> Any:
+        return prepared_builder(self.dataset, self.data_dir, shown=str(self))
+
+    def _part(self, split: Split) -> tuple[str, int, int]:
+        """The TFDS split to read, the first of its examples and the end."""
+        carved = self.validation is None and "validation" not in self._builder.info.splits
+        if split == "validation" and not carved:
+            tfds_split = self.validation or "validation"
+        else:
+            tfds_split = self.test if split == "test" else self.train
+        try:
+            count = _count(self._builder, tfds_split)
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"data.source: {self}: split '{tfds_split}': {_first_line(error)}") from error
+        if split == "test" or not carved:
+            return tfds_split, 0, count
+        cut = count - max(1, count // 20) if count > 1 else count
+        return (tfds_split, 0, cut) if split == "train" else (tfds_split, cut, count)
+
+
 @component("tfds", kind="source", paper="")
 @dataclasses.dataclass(frozen=True)
-class TfdsSource:
+class TfdsSource(Reader):
     """A text dataset of TensorFlow Datasets, by name: 'lm1b', 'c4/en', 'wiki40b/en:1.3.0'.
 
     `train`, `validation` and `test` are TFDS splits such as 'train[:10%]'. Without `validation` that is the split of this
@@ -33,28 +69,21 @@ class TfdsSource:
 
     def documents(self, split: Split) -> Iterator[str]:
         self._check_field()
-        tfds_split, start, stop = self._part(split)
-        for number, example in enumerate(_examples(self._builder, tfds_split, start, stop), start=start):
+        for place, example in self.examples(split):
             text = example[self.field]
             if isinstance(text, bytes):
                 try:
                     text = text.decode()
                 except UnicodeDecodeError as error:
-                    raise UserError(f"data.source: {self}: example {number} of '{tfds_split}' is not UTF-8: {error}") from error
+                    raise UserError(f"data.source: {place} is not UTF-8: {error}") from error
             if text:
                 yield text
 
     def fingerprint(self) -> str:
-        info = self._builder.info
-        sizes = [(name, part.num_bytes, part.shard_lengths) for name, part in sorted(info.splits.items())]
-        return digest("tfds", info.full_name, sizes, self.field, self.train, self.validation, self.test)
+        return digest("tfds", self.field, self.state())
 
     def __str__(self) -> str:
         return f"tfds(dataset={self.dataset!r}" + (f", data_dir={self.data_dir!r})" if self.data_dir else ")")
-
-    @functools.cached_property
-    def _builder(self) -> Any:
-        return prepared_builder(self.dataset, self.data_dir, shown=str(self))
 
     def _check_field(self) -> None:
         features = dict(self._builder.info.features)
@@ -63,22 +92,6 @@ class TfdsSource:
             raise UserError(
                 f"data.source: {self}: field '{self.field}' is not a text of this dataset (texts: {', '.join(sorted(texts))})"
             )
-
-    def _part(self, split: Split) -> tuple[str, int, int]:
-        """The TFDS split to read, the first of its examples and the end."""
-        carved = self.validation is None and "validation" not in self._builder.info.splits
-        if split == "validation" and not carved:
-            tfds_split = self.validation or "validation"
-        else:
-            tfds_split = self.test if split == "test" else self.train
-        try:
-            count = _count(self._builder, tfds_split)
-        except (ValueError, NotImplementedError) as error:  # an unknown split; a part of "all", which TFDS has not implemented
-            raise UserError(f"data.source: {self}: split '{tfds_split}': {_first_line(error)}") from error
-        if split == "test" or not carved:
-            return tfds_split, 0, count
-        cut = count - max(1, count // 20) if count > 1 else count
-        return (tfds_split, 0, cut) if split == "train" else (tfds_split, cut, count)
 
 
 def prepared_builder(name: str, data_dir: str | None, shown: str) -> Any:

@@ -183,6 +183,9 @@ class Bytes:
     def train(self, documents: Iterable[str]) -> Tokenizer:
         return BytesTokenizer()
 
+    def sample_bytes(self) -> int:
+        return 0
+
     def fingerprint(self) -> str:
         return digest("bytes")
 
@@ -199,6 +202,9 @@ class SentencePieceFile:
             return SentencePieceTokenizer(self._read(), lossless=False)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"tokenizer.path: '{self.path}' is not a usable SentencePiece model: {error}") from error
+
+    def sample_bytes(self) -> int:
+        return 0
 
     def fingerprint(self) -> str:
         return digest("sentencepiece_file", hashlib.sha256(self._read()).hexdigest())
@@ -231,15 +237,16 @@ class SentencePiece:
 
     def train(self, documents: Iterable[str]) -> Tokenizer:
         """Deterministic. Raises UserError when the corpus is empty or supports no vocabulary of this size."""
-        lines = [line for block in sample_blocks(documents, self._sample_bytes()) for line in block.split("\n") if line]
+        lines = [line for block in sample_blocks(documents, self.sample_bytes()) for line in block.split("\n") if line]
         if not lines:
             raise UserError("tokenizer: there is no text to learn from")
         return SentencePieceTokenizer(_train(lines, self.vocab, self.kind), lossless=True)
 
     def fingerprint(self) -> str:
-        return digest("sentencepiece", self.vocab, self.kind, self._sample_bytes())
+        return digest("sentencepiece", self.vocab, self.kind, self.sample_bytes())
 
-    def _sample_bytes(self) -> int:
+    def sample_bytes(self) -> int:
+        """How much text it is learned from."""
         return int((self.sample_megabytes or {"bpe": 10, "unigram": 1}[self.kind]) * 1e6)
 
 

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from taxonomy import weights
 from taxonomy.objectives.mode import Mode
 from taxonomy.objectives.objective import Example, Lengths, Objective, Part, Specials, instantiate, name
 from taxonomy.objectives.prefix_lm import PrefixLM
@@ -79,12 +80,7 @@ class Mixture(Choice):
     weights: tuple[float, ...] = ()
 
     def check(self) -> None:
-        if not self.parts:
-            raise ValueError("needs at least one objective, such as mixture(causal, span_corruption, weights=(9, 1))")
-        if self.weights and len(self.weights) != len(self.parts):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.parts)} objectives")
-        if self.weights and not (min(self.weights) >= 0 and sum(self.weights) > 0):
-            raise ValueError(f"weights={self.weights} must not be negative, nor all 0")
+        weights.check(self.parts, self.weights, "objective", "mixture(causal, span_corruption, weights=(9, 1))")
         units = {objective.unit for objective in self.choices}
         if len(units) > 1:
             raise ValueError("objectives made of windows and of whole documents cannot be mixed")
@@ -95,12 +91,13 @@ class Mixture(Choice):
 
     @property
     def chances(self) -> np.ndarray:
-        weights = np.array(self.weights or [1] * len(self.parts), np.float64)
-        return weights / weights.sum()
+        return weights.shares(self.parts, self.weights)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(str(part) if isinstance(part, Component) else name(part) for part in self.parts)
+        return weights.labels(
+            [part if isinstance(part, Component) else Component("objective", name(part), ()) for part in self.parts]
+        )
 
 
 @component("denoisers", kind="objective", paper="Tay et al. 2022, arXiv:2205.05131, section 3.1 and Table 1")

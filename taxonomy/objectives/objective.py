@@ -91,9 +91,9 @@ class Example:
     tokens [T] are read and targets [T] predicted, one for each, at weights [T]. positions: [T], or [T, 2] with a second
     coordinate; by default counted from 0. segments [T]: which of several texts, from 1; by default one. prefix [T], bool: tokens
     that all tokens of their text may see. order [T]: a token sees those of its own and of lower order; one of order above 0 is
-    predicted from those of strictly lower order. inputs [I] are read by the encoder; input_targets and input_weights [I] are losses
-    there. detection [T]: weights of telling whether each token is the original once a generator has replaced those of weight above
-    zero. part: which objective of a mixture made it.
+    predicted from those of strictly lower order. inputs [I] are read by the encoder; input_positions and input_segments [I] are as
+    those of the tokens, input_targets and input_weights [I] are losses there. detection [T]: weights of telling whether each token
+    is the original once a generator has replaced those of weight above zero. part: which objective of a mixture made it.
     """
 
     tokens: np.ndarray
@@ -103,6 +103,8 @@ class Example:
     prefix: np.ndarray | None = None
     positions: np.ndarray | None = None
     segments: np.ndarray | None = None
+    input_positions: np.ndarray | None = None
+    input_segments: np.ndarray | None = None
     order: np.ndarray | None = None
     detection: np.ndarray | None = None
     input_targets: np.ndarray | None = None
@@ -116,8 +118,8 @@ class Objective(abc.ABC):
 
     structures: what it can train. gives: which of an example's fields prefix, order, input_targets, detection and part it fills.
     overlap: tokens that consecutive windows share, 1 where the first token of a window is never predicted. unit: an example is
-    made of a "window" of at most `needs` tokens, or of a whole "document", however long, whose end it may then cut off.
-    coordinates: numbers in a position. labels: names of what `Example.part` counts.
+    made of a "window" of at most `needs` tokens, or of a whole "document", however long, whose end it may then cut off (`sizes`
+    says whether several share a row). coordinates: numbers in a position. labels: names of what `Example.part` counts.
     """
 
     structures: ClassVar[frozenset[str]] = frozenset()
@@ -139,6 +141,10 @@ class Objective(abc.ABC):
     def extras(self, lengths: Lengths) -> int:
         """Ids an example may have that are not the tokenizer's."""
         return len(self.marks) + self.sentinels(lengths)
+
+    def sizes(self, tokens_N: np.ndarray, bounds_D2: np.ndarray, specials: Specials, lengths: Lengths) -> np.ndarray | None:
+        """What the example of each document takes of (inputs, context), int [D, 2], where examples share rows; otherwise None."""
+        return None
 
     def example(self, tokens_N: np.ndarray, generator: np.random.Generator, specials: Specials, lengths: Lengths) -> Example:
         """An example made of 2 to `needs(lengths)` tokens. A pure function of its arguments and the generator's state."""

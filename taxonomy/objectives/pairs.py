@@ -15,8 +15,10 @@ class Pairs(Objective):
     """Predict what stands behind a document's first separator from what stands before it.
 
     `end` ends both halves for an encoder and a decoder; a single stack reads the document as it is, separator included. A half too
-    long for its place loses its end.
+    long for its place loses its end. Short pairs share a row when `packed`, each a text of its own.
     """
+
+    packed: bool = True
 
     structures = frozenset({"decoder", "prefix-decoder", "encoder-decoder"})
     gives = frozenset({"prefix"})
@@ -27,6 +29,18 @@ class Pairs(Objective):
             return lengths.context
         # The token that begins the document and the separator leave, two that end the halves come.
         return lengths.inputs + lengths.context
+
+    def sizes(self, tokens_N: np.ndarray, bounds_D2: np.ndarray, specials: Specials, lengths: Lengths) -> np.ndarray | None:
+        if not self.packed:
+            return None
+        begins_D, stops_D = bounds_D2.T
+        if lengths.inputs is None:
+            return np.stack([np.zeros_like(begins_D), np.minimum(stops_D - begins_D, lengths.context)], axis=1)
+        separators = np.append(np.flatnonzero(np.asarray(tokens_N) == specials.separator), len(tokens_N))
+        # A document without one is an error when its turn comes.
+        cuts_D = np.minimum(separators[np.searchsorted(separators, begins_D)], stops_D - 1)
+        first_D, second_D = cuts_D - begins_D - (tokens_N[begins_D] == specials.start), stops_D - cuts_D - 1
+        return np.stack([np.minimum(first_D + 1, lengths.inputs), np.minimum(second_D + 1, lengths.context)], axis=1)
 
     def _example(self, tokens_N, generator: np.random.Generator, specials: Specials, lengths: Lengths) -> Example:
         separators = np.flatnonzero(tokens_N == specials.separator) if specials.separator is not None else []

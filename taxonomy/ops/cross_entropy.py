@@ -5,11 +5,14 @@ alive and no product is computed twice. `reference` is the plain form.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from taxonomy.ops.losses import PLAIN, Loss, at
 
 
 @struct.dataclass
@@ -30,10 +33,10 @@ class Projection:
 
 @struct.dataclass
 class Sums:
-    """Weighted sums over tokens, float32 scalars. `loss` has the z-loss in it, `nll` has not; only `loss` has a gradient.
+    """Weighted sums, float32. `loss`, over all tokens, is that trained with and has a gradient; the others are by row, (B).
 
-    A squared error is its own `nll`, and none of its numbers is `correct`. others: of losses that are in `loss` but not in the
-    rest, by name.
+    `nll` is -log P, `correct` counts tokens scored highest, `weight` is what they count for. A squared error is its own `nll`, and
+    none of its numbers is `correct`. others: of losses that are in `loss` but not in the rest, by name.
     """
 
     loss: jax.Array
@@ -42,10 +45,15 @@ class Sums:
     weight: jax.Array
     others: dict[str, "Sums"] = struct.field(default_factory=dict)
 
+    def collected(self, collect: Callable[[jax.Array], jax.Array]) -> "Sums":
+        """The same with what is by row collected."""
+        by_row = (collect(rows_B) for rows_B in (self.nll, self.correct, self.weight))
+        return Sums(self.loss, *by_row, {name: one.collected(collect) for name, one in self.others.items()})
+
     def means_of_others(self) -> dict[str, jax.Array]:
         """NAME_loss and NAME_accuracy of each."""
-        losses = {f"{name}_loss": one.nll / one.weight for name, one in self.others.items()}
-        return losses | {f"{name}_accuracy": one.correct / one.weight for name, one in self.others.items()}
+        losses = {f"{name}_loss": one.nll.sum() / one.weight.sum() for name, one in self.others.items()}
+        return losses | {f"{name}_accuracy": one.correct.sum() / one.weight.sum() for name, one in self.others.items()}
 
 
 def logits(x_BTD: jax.Array, head: Projection) -> jax.Array:
@@ -65,30 +73,25 @@ def _capped(y: jax.Array, head: Projection) -> jax.Array:
     return y if head.softcap is None else head.softcap * jnp.tanh(y / head.softcap)
 
 
-def reference(x_BTD, head: Projection, targets_BT, weights_BT, z_loss: float = 0.0) -> Sums:
+def reference(x_BTD, head: Projection, targets_BT, weights_BT, loss: Loss = PLAIN) -> Sums:
     """All logits at once, differentiated by JAX."""
     y = logits(x_BTD, head)
     if head.loss == "squared":
         error_BT = jnp.square(y - targets_BT.reshape(y.shape)).mean(-1)
-        return _sums(0.0, error_BT, jnp.zeros_like(error_BT), weights_BT, 0.0)
+        return _weighted(error_BT, error_BT, jnp.zeros_like(error_BT), weights_BT)
     if head.loss == "binary":
         y = jnp.concatenate([jnp.zeros_like(y), y], -1)
-    return _sums(*_terms(y, targets_BT), weights_BT, z_loss)
+    return _sums(y, targets_BT, weights_BT, loss)
 
 
-def _terms(logits_BTV, targets_BT):
-    log_z = jax.nn.logsumexp(logits_BTV, axis=-1)
-    # A comparison instead of a gather: it stays local when the vocabulary is sharded.
-    is_target = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
-    target_logit = jnp.sum(jnp.where(is_target, logits_BTV, 0.0), axis=-1)
-    correct = target_logit >= logits_BTV.max(-1)
-    return log_z, log_z - target_logit, correct
+def _sums(logits_BTV, targets_BT, weights_BT, loss: Loss) -> Sums:
+    correct_BT = at(logits_BTV, targets_BT) >= logits_BTV.max(-1)
+    return _weighted(loss.cost(logits_BTV, targets_BT), PLAIN.cost(logits_BTV, targets_BT), correct_BT, weights_BT)
 
 
-def _sums(log_z, nll_BT, correct_BT, weights_BT, z_loss: float) -> Sums:
-    loss_BT = nll_BT + z_loss * jnp.square(log_z) if z_loss else nll_BT
-    total = lambda values: jnp.sum(values * weights_BT)  # noqa: E731
-    return Sums(total(loss_BT), total(nll_BT), total(correct_BT), jnp.sum(weights_BT))
+def _weighted(cost_BT, nll_BT, correct_BT, weights_BT) -> Sums:
+    rows = lambda values: jnp.sum(values * weights_BT, axis=1)  # noqa: E731
+    return Sums(jnp.sum(cost_BT * weights_BT), rows(nll_BT), rows(correct_BT), jnp.sum(weights_BT, axis=1))
 
 
 def cross_entropy(
@@ -96,16 +99,16 @@ def cross_entropy(
     head: Projection,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
-    z_loss: float = 0.0,
+    loss: Loss = PLAIN,
     chunk_tokens: int = 1024,
 ) -> Sums:
-    """Sums of the loss over all tokens. `z_loss` multiplies (log Z)^2 (PaLM, arXiv:2204.02311, section 5).
+    """Sums of the loss over all tokens.
 
     `chunk_tokens` bounds the tokens whose logits are alive at a time; chunks divide the time axis, so a sharded batch stays so.
     """
     if head.loss != "softmax":  # a few logits a token need no chunks
-        return reference(x_BTD, head, targets_BT, weights_BT, z_loss)
-    return _cross_entropy(z_loss, _chunks(x_BTD, chunk_tokens), x_BTD, head, targets_BT, weights_BT)
+        return reference(x_BTD, head, targets_BT, weights_BT, loss)
+    return _cross_entropy(loss, _chunks(x_BTD, chunk_tokens), x_BTD, head, targets_BT, weights_BT)
 
 
 def sample(x_BTD: jax.Array, head: Projection, uniform_BT: jax.Array, chunk_tokens: int = 1024) -> jax.Array:
@@ -131,12 +134,17 @@ def _chunks(x_BTD: jax.Array, chunk_tokens: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cross_entropy(z_loss, chunks, x_BTD, head, targets_BT, weights_BT) -> Sums:
+def _cross_entropy(loss, chunks, x_BTD, head, targets_BT, weights_BT) -> Sums:
     def step(sums, chunk):
         x, targets, weights = chunk
-        return jax.tree.map(jnp.add, sums, reference(x, head, targets, weights, z_loss)), None
+        return jax.tree.map(jnp.add, sums, reference(x, head, targets, weights, loss)), None
 
-    return _over_chunks(step, Sums(*(jnp.zeros((), jnp.float32),) * 4), (x_BTD, targets_BT, weights_BT), chunks)[0]
+    return _over_chunks(step, zeros(x_BTD.shape[0]), (x_BTD, targets_BT, weights_BT), chunks)[0]
+
+
+def zeros(rows: int) -> Sums:
+    """The sums of nothing."""
+    return Sums(jnp.zeros((), jnp.float32), *(jnp.zeros(rows, jnp.float32),) * 3)
 
 
 def _over_chunks(step, carry, arrays, chunks):
@@ -152,7 +160,7 @@ def _joined(y, chunks: int):
     return y if chunks == 1 else y.swapaxes(0, 1).reshape(y.shape[1], -1, *y.shape[3:])
 
 
-def _forward(z_loss, chunks, x_BTD, head, targets_BT, weights_BT):
+def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
     kernel_VD = head.kernel_VD.astype(x_BTD.dtype)
     # Both products with the vocabulary are fastest with the features first; the kernel is turned once, its gradient turned back.
     kernel_DV = jax.lax.optimization_barrier(kernel_VD.T)
@@ -163,12 +171,8 @@ def _forward(z_loss, chunks, x_BTD, head, targets_BT, weights_BT):
         x_ND = x.reshape(-1, x.shape[-1])
         raw = jnp.matmul(x_ND, kernel_DV, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
         logits_ = _capped(_shifted(raw, head), head)
-        log_z, nll, correct = _terms(logits_, targets)
-        # d loss / d logits = softmax * (1 + 2 z log Z) - onehot, through the cap and the scale.
-        p = jnp.exp(logits_ - log_z[..., None])
-        if z_loss:
-            p = p * (1.0 + 2.0 * z_loss * log_z)[..., None]
-        d = (p - (jnp.arange(p.shape[-1]) == targets[..., None])) * weights[..., None]
+        # Through the cap and the scale.
+        d = loss.slope(logits_, targets) * weights[..., None]
         if head.softcap is not None:
             d = d * (1.0 - jnp.square(logits_ / head.softcap))
         if head.bias_V is not None:
@@ -176,19 +180,18 @@ def _forward(z_loss, chunks, x_BTD, head, targets_BT, weights_BT):
         d_NV = (d * head.scale).astype(x.dtype).reshape(-1, d.shape[-1])
         d_x = (d_NV @ kernel_VD).reshape(x.shape)
         d_kernel_DV = d_kernel_DV + jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)
-        sums = jax.tree.map(jnp.add, sums, _sums(log_z, nll, correct, weights, z_loss))
+        sums = jax.tree.map(jnp.add, sums, _sums(logits_, targets, weights, loss))
         return (sums, d_kernel_DV, d_bias), d_x
 
-    zero = jnp.zeros((), jnp.float32)
     d_bias = None if head.bias_V is None else jnp.zeros(head.bias_V.shape, jnp.float32)
-    start = (Sums(zero, zero, zero, zero), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
+    start = (zeros(x_BTD.shape[0]), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
     (sums, d_kernel_DV, d_bias), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
     d_x = _joined(d_x, chunks)
     d_head = head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias)
     return sums, (d_x, d_head)
 
 
-def _backward(z_loss, chunks, saved, cotangent: Sums):
+def _backward(loss, chunks, saved, cotangent: Sums):
     d_x, d_head = jax.tree.map(lambda d: (d * cotangent.loss).astype(d.dtype), saved)
     return d_x, d_head, None, None
 

@@ -232,22 +232,21 @@ def _verify(state: Any, expected: dict[str, str]) -> None:
 def refuse_changed(saved: dict[str, Any], config: ml_collections.ConfigDict) -> None:
     """Raises UserError when a resumed run would continue with another model, optimizer, data order or seed."""
     changed = []
-
-    def compare(key: str, old: Any, new: Any) -> None:
-        if isinstance(old, dict) and isinstance(new, dict):
-            for k in sorted(old.keys() | new.keys()):
-                compare(f"{key}.{k}", old.get(k), new.get(k))
-        elif json.dumps(old) != json.dumps(new):
-            changed.append(f"config.{key} was {old!r}, is {new!r}")
-
     ours = json.loads(config_lib.to_json(config))
     for key in FROZEN_KEYS:
         old, new = saved, ours
         for part in key.split("."):
             old, new = old.get(part), new[part]
-        compare(key, old, new)
+        changed += differences(key, old, new)
     if changed:
         raise UserError(f"this workdir holds a run with another config: {'; '.join(changed[:3])}. Use a new --workdir")
+
+
+def differences(key: str, old: Any, new: Any) -> list[str]:
+    """What differs between two values of a config's key, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [line for k in sorted(old.keys() | new.keys()) for line in differences(f"{key}.{k}", old.get(k), new.get(k))]
+    return [] if json.dumps(old) == json.dumps(new) else [f"config.{key} was {old!r}, is {new!r}"]
 
 
 def save_params(workdir: str | pathlib.Path, config: ml_collections.ConfigDict, params: Any) -> None:

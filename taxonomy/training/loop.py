@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import json
 import math
-import operator
 import pathlib
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from taxonomy import config as config_lib
 from taxonomy import model as model_lib
@@ -22,8 +22,10 @@ from taxonomy import registry, sharding
 from taxonomy.errors import Diverged, Preempted, UserError
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Specials
+from taxonomy.objectives.pairs import Pairs
 from taxonomy.scaling.accounting import train_flops_per_token
-from taxonomy.training import checkpoints, metrics
+from taxonomy.training import checkpoints, metrics, origin
+from taxonomy.training.parts import apart
 from taxonomy.training.plan import Plan, make_plan
 from taxonomy.training.step import Trainer
 
@@ -62,74 +64,91 @@ def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-@dataclasses.dataclass(frozen=True)
-class _Existing:
-    """A tokenizer that is already there, where `prepare` expects one to be learned."""
-
-    tokenizer: Any
-
-    def train(self, documents: Any) -> Any:
-        return self.tokenizer
-
-    def fingerprint(self) -> str:
-        return self.tokenizer.fingerprint
-
-
 def prepare_data(config: ml_collections.ConfigDict, say=print, tokenizer=None, splits=("train", "validation")):
     """The tokenised corpus of a config, from the cache when it was prepared before; with its own tokenizer or the one given."""
-    from taxonomy.data.prepare import prepare
+    from taxonomy.data.mixture import Mixture, prepare_mixture
+    from taxonomy.data.prepare import Existing, prepare
     from taxonomy.data.storage import cache_directory
 
     source = registry.create("source", config.data.source, "config.data.source")
-    if tokenizer is None:
-        scalars = {k: v for k, v in config.model.items() if type(v) is int}
-        recipe = registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
-    else:
-        recipe = _Existing(tokenizer)
-    prepared = prepare(source, recipe, cache_directory() / "prepared", splits=splits, report=say)
+    recipe = Existing(tokenizer) if tokenizer else tokenizer_recipe(config)
+    how = prepare_mixture if isinstance(source, Mixture) else prepare
+    prepared = how(source, recipe, cache_directory() / "prepared", splits=splits, report=say)
     size = prepared.tokenizer.vocab_size
     if size > config.model.vocab:
         raise UserError(f"config.model.vocab: {config.model.vocab} is smaller than the tokenizer's vocabulary of {size}")
     return prepared
 
 
+def tokenizer_recipe(config: ml_collections.ConfigDict):
+    """How a config's tokenizer is found or learned."""
+    scalars = {k: v for k, v in config.model.items() if type(v) is int}
+    return registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
+
+
 def make_trainer(plan: Plan) -> Trainer:
     """The compiled functions of a plan on the mesh of its config."""
     train = plan.config.train
     module = model_lib.build(plan.model, **dataclasses.asdict(plan.execution))
-    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, train.z_loss)
+    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, plan.loss, plan.parts.count)
 
 
 def make_examples(plan: Plan, prepared):
-    """The endless stream of training examples: windows of text, or what the objective makes of them."""
+    """The endless stream of training examples, of all datasets: windows of text, or what the objective makes of them."""
+    from taxonomy.data.mixture import Mixed, naming
+
+    if not prepared.labels:
+        return _examples(plan, prepared, plan.config.seed)
+    seeds = np.random.SeedSequence(plan.config.seed).generate_state(len(prepared.parts)).tolist()
+    streams = []
+    for label, part, seed in zip(prepared.labels, prepared.parts, seeds, strict=True):
+        with naming(label):
+            streams.append(_examples(plan, part, seed))
+    return Mixed(streams, prepared.shares, plan.config.seed, plan.parts.shape[1])
+
+
+def _examples(plan: Plan, prepared, seed: int):
     from taxonomy.data import examples, pipeline
 
-    tokens, seed = prepared.tokens("train"), plan.config.seed
+    tokens, separator = prepared.tokens("train"), prepared.separator
+    # An encoder and a decoder read the halves of a pair without what stands between them.
+    halves = isinstance(plan.objective, Pairs) and plan.lengths.inputs is not None
+    if separator is not None and separator >= plan.model.vocab and not halves:
+        allowed = f"at least {separator + 1} is needed"
+        raise UserError(f"config.model.vocab: {plan.model.vocab} has no id for the separator of pairs; {allowed}")
     if isinstance(plan.objective, Causal):
         return pipeline.Windows(tokens, plan.context, seed, prepared.tokenizer.document_start)
-    return examples.Examples(tokens, plan.objective, specials(plan, prepared.tokenizer), plan.lengths, seed)
+    return examples.Examples(tokens, plan.objective, specials(plan, prepared), plan.lengths, seed)
 
 
-def specials(plan: Plan, tokenizer) -> Specials:
-    """What the plan's objective must know of the tokenizer."""
+def specials(plan: Plan, prepared) -> Specials:
+    """What the plan's objective must know of the tokenizer. Raises UserError where it takes pairs and there are none."""
     from taxonomy.data import examples
 
-    return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end)
+    if isinstance(plan.objective, Pairs) and prepared.separator is None:
+        raise UserError(f"config.train.objective: {plan.config.train.objective} takes pairs of texts; config.data.source has none")
+    tokenizer = prepared.tokenizer
+    return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end, separator=prepared.separator)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> "Run":
-    """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run."""
-    plan = make_plan(config, jax.device_count())
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, init_from: str | None = None) -> "Run":
+    """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run.
+
+    `init_from`: another run's workdir, whose parameters are the first ones, and whose tokenizer is used, see `origin`.
+    """
+    plan, workdir = make_plan(config, jax.device_count()), pathlib.Path(workdir)
+    began = origin.find(workdir, init_from)
+    tokenizer = origin.tokenizer(config, tokenizer_recipe(config), workdir, began) if began else None
     started = time.perf_counter()
     progress = metrics.Progress()
-    prepared = prepare_data(config, progress.say)
+    prepared = prepare_data(config, progress.say, tokenizer)
     windows = make_examples(plan, prepared)
-    if len(prepared.tokens("validation")) < 2:
-        raise UserError(f"config.data.source: {config.data.source} holds no text out for validation")
-    workdir = pathlib.Path(workdir)
+    for part, label in zip(prepared.parts, prepared.labels or [config.data.source], strict=True):
+        if len(part.tokens("validation")) < 2:
+            raise UserError(f"config.data.source: {label} holds no text out for validation")
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone_in(workdir), StopSignal() as stop:
-        run = Run(plan, prepared, windows, workdir, progress, stop, started)
+        run = Run(plan, prepared, windows, workdir, progress, stop, started, began)
         try:
             run.go()
         finally:
@@ -141,11 +160,19 @@ class Run:
     """The moving parts of a run."""
 
     def __init__(
-        self, plan: Plan, prepared, windows, workdir: pathlib.Path, progress: metrics.Progress, stop: StopSignal, started: float
+        self,
+        plan: Plan,
+        prepared,
+        windows,
+        workdir: pathlib.Path,
+        progress: metrics.Progress,
+        stop: StopSignal,
+        started: float,
+        began: dict[str, Any] | None = None,
     ):
         config = plan.config
         self.plan, self.prepared, self.windows, self.workdir = plan, prepared, windows, workdir
-        self.progress, self.stop, self.started = progress, stop, started
+        self.progress, self.stop, self.started, self.began = progress, stop, started, began
         self.trainer = make_trainer(plan)
         self.saved = checkpoints.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.asynchronous)
         self.step = 0
@@ -163,10 +190,14 @@ class Run:
             self.state, meta = restored
             self.step = self.last_saved = meta["step"]
             self.progress.say(f"resumed from step {self.step} of {self.workdir}")
+        elif self.began:
+            self.state, self.began = origin.begin(self.plan, self.trainer, self.began, self.progress.say)
         else:
             self.state = self.trainer.init(config.seed)
         (self.workdir / "config.json").write_text(config_lib.to_json(config))
-        (self.workdir / "manifest.json").write_text(json.dumps(checkpoints.manifest(sys.argv), indent=2))
+        (self.workdir / "manifest.json").write_text(
+            json.dumps(checkpoints.manifest(sys.argv) | ({origin.KEY: self.began} if self.began else {}), indent=2)
+        )
         self.prepared.tokenizer.save(self.workdir / "tokenizer")
 
     def go(self) -> None:
@@ -179,9 +210,7 @@ class Run:
         with contextlib.closing(self.windows.stream(order, host=host, hosts=hosts)) as stream:
             for batch in stream:
                 rate = plan.learning_rate(self.step)
-                self.state, values = self.trainer.step(
-                    self.state, self.trainer.put(read(batch)), rate, plan.microbatches(self.step)
-                )
+                self.state, values = self.trainer.step(self.state, self.trainer.put(batch), rate, plan.microbatches(self.step))
                 self.step += 1
                 if pending:
                     self._note(*pending)
@@ -210,6 +239,10 @@ class Run:
             f"{plan.config.name}: {metrics.short(count)} parameters, {left} steps of {plan.batches.full} x {plan.context} tokens "
             f"on {jax.device_count()} {jax.devices()[0].device_kind} device(s); compiling the step"
         )
+        if self.prepared.labels:
+            epochs = self.windows.epochs(plan.batches.before(plan.steps))
+            drawn = zip(self.prepared.shares, self.prepared.labels, epochs, strict=True)
+            self.progress.say("examples: " + "; ".join(f"{s:.1%} {label}, gone through {n:.3g} times" for s, label, n in drawn))
 
     def _note(self, step: int, rate: float, values: dict[str, jax.Array], evaluate: bool = False) -> None:
         """Looks at a step's metrics, one step late so that the device never waits for the host."""
@@ -228,7 +261,8 @@ class Run:
             return
         share = speed * self.flops_per_token / self.peak if speed else None
         line = {
-            **{k: float(v) for k, v in values.items() if k != "skipped"},
+            **{k: float(v) for k, v in values.items() if k not in ("skipped", "parts")},
+            **plan.parts.figures(*values["parts"]),
             "learning_rate": rate,
             "tokens_seen": tokens,
             "tokens_per_second": speed,
@@ -250,6 +284,7 @@ class Run:
                     shown += f"{held_out['bits_per_byte']:.3f} bits per byte"
                 else:
                     shown += f"{held_out['accuracy']:.1%} of the targets right"
+                shown += "".join(f"; {part} {figures['loss']:.3f}" for part, figures in apart(held_out).items())
         self.log.write(step, line)
         self.progress.line(shown, always=evaluate)
 
@@ -288,11 +323,6 @@ class Run:
         self.log.close()
 
 
-def read(batch: dict[str, Any]) -> dict[str, Any]:
-    """What of a batch the model reads; which objective made a row is for those who look at the data."""
-    return {name: array for name, array in batch.items() if name != "part"}
-
-
 def evaluate(
     trainer: Trainer,
     params: Any,
@@ -304,34 +334,41 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Loss in nats per token, perplexity and accuracy on a held-out split; None when asked to stop.
 
-    Also bits per byte, where every token of the text is predicted once.
+    Also bits per byte, where every token of the text is predicted once. `loss/NAME`, `accuracy/NAME`: of a part, see `Parts`. Each
+    dataset of a mixture counts for its share of the whole, as in training, and has its share of `max_tokens`.
     """
-    from taxonomy.data import examples, pipeline
-
-    tokens = prepared.tokens(split)
-    limit = len(tokens) if max_tokens is None else min(len(tokens), int(max_tokens))
     rows = sharding.batch_divisor(trainer.mesh)
     size = max(rows, plan.config.evaluation.batch_tokens // plan.context // rows * rows)
-    total = None
-    causal = isinstance(plan.objective, Causal)
-    if causal:
-        batches = pipeline.evaluation_batches(tokens[:limit], plan.context, size, prepared.tokenizer.document_start)
-    else:
-        own = specials(plan, prepared.tokenizer)
-        batches = examples.evaluation_examples(tokens[:limit], plan.objective, own, plan.lengths, size)
-    for batch in batches:
-        if stop is not None and stop.received is not None:
-            return None
-        sums = jax.tree.map(float, trainer.evaluate(params, trainer.put(read(batch))))
-        total = sums if total is None else jax.tree.map(operator.add, total, sums)
-    # A part of the split stands for its share of the bytes.
-    total_bytes = prepared.bytes(split) * total.weight / max(1, len(tokens) - 1)
-    loss = total.nll / total.weight
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": total.correct / total.weight,
-        **({"bits_per_byte": total.nll / math.log(2) / total_bytes} if causal else {}),
-        **total.means_of_others(),
-        "tokens": int(total.weight),
-    }
+    sums, counted, text_bytes = [], 0, []
+    for dataset, (part, portion) in enumerate(zip(prepared.parts, prepared.shares, strict=True)):
+        total = None
+        for batch in _evaluation_batches(plan, part, split, None if max_tokens is None else max_tokens * portion, size):
+            if stop is not None and stop.received is not None:
+                return None
+            batch["part"] = batch.get("part", np.zeros(size, np.int32)) + np.int32(dataset * plan.parts.shape[1])
+            found = jax.tree.map(np.float64, jax.device_get(trainer.evaluate(params, trainer.put(batch))))
+            total = found if total is None else jax.tree.map(np.add, total, found)
+        weight = total.weight.sum()
+        counted += int(weight)
+        sums.append(jax.tree.map(lambda leaf, factor=portion / weight: leaf * factor, total))
+        # A part of the split stands for its share of the bytes.
+        text_bytes.append(part.bytes(split) / max(1, len(part.tokens(split)) - 1) * portion)
+    total = jax.tree.map(lambda *leaves: np.sum(leaves, axis=0), *sums)
+    loss = total.nll.sum()
+    figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": total.correct.sum()}
+    parts = plan.parts.figures(total.nll, total.correct, total.weight) | total.means_of_others()
+    if isinstance(plan.objective, Causal):
+        figures["bits_per_byte"] = loss / math.log(2) / sum(text_bytes)
+        for name, one, of_text in zip(prepared.labels, sums, text_bytes, strict=False):
+            parts[f"bits_per_byte/{name}"] = one.nll.sum() / math.log(2) / of_text
+    return {name: float(value) for name, value in (figures | parts).items()} | {"tokens": counted}
+
+
+def _evaluation_batches(plan: Plan, prepared, split: str, limit: float | None, size: int):
+    from taxonomy.data import examples, pipeline
+
+    tokens, start = prepared.tokens(split), prepared.tokenizer.document_start
+    tokens = examples.beginning(tokens, None if limit is None else max(2, limit), plan.objective, start)
+    if isinstance(plan.objective, Causal):
+        return pipeline.evaluation_batches(tokens, plan.context, size, start)
+    return examples.evaluation_examples(tokens, plan.objective, specials(plan, prepared), plan.lengths, size)

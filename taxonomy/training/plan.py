@@ -2,14 +2,18 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import ml_collections
 
 from taxonomy import model, registry, sharding, spec
+from taxonomy.data.mixture import Mixture
 from taxonomy.errors import UserError, nearest
 from taxonomy.objectives.objective import Lengths, Objective, check
+from taxonomy.ops.losses import Loss
 from taxonomy.stack import REMAT_POLICIES
 from taxonomy.training.optimizers import Optimizer
+from taxonomy.training.parts import Parts
 from taxonomy.training.schedules import BatchPlan, Duration, Progress, Schedule
 
 DTYPES = ("float32", "bfloat16")
@@ -25,12 +29,19 @@ class Plan:
     optimizer: Optimizer
     schedule: Schedule
     objective: Objective
+    loss: Loss
+    source: Any
     context: int
     batches: BatchPlan
     microbatch: int
     steps: int
     evaluate_every: int
     checkpoint_every: int
+
+    @property
+    def parts(self) -> Parts:
+        """What rows may come from."""
+        return Parts(self.source.labels if isinstance(self.source, Mixture) else (), self.objective.labels)
 
     @property
     def lengths(self) -> Lengths:
@@ -90,6 +101,8 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
             raise UserError(f"config.{key}: at least 1 is needed, got {value}")
     if train.clip is not None and not train.clip > 0:
         raise UserError(f"config.train.clip: must be above 0, got {train.clip}")
+    for metric in config.evaluation.metrics:
+        registry.create("metric", metric, "config.evaluation.metrics")
     per_step = batches.before(steps) * context / steps
     return Plan(
         config=config,
@@ -98,6 +111,8 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         optimizer=registry.create("optimizer", train.optimizer, "config.train.optimizer"),
         schedule=registry.create("schedule", train.schedule, "config.train.schedule"),
         objective=_objective(train.objective, parsed),
+        source=_source(config),
+        loss=registry.create("loss", train.loss, "config.train.loss"),
         context=context,
         batches=batches,
         microbatch=microbatch,
@@ -120,6 +135,13 @@ def _objective(sentence: str, parsed: spec.Model) -> Objective:
     if "order" in objective.gives and not parsed.ordered:
         raise UserError(f"config.train.objective: {sentence} gives an order, which no mask of this model reads (permutation does)")
     return objective
+
+
+def _source(config: ml_collections.ConfigDict) -> Any:
+    source = registry.create("source", config.data.source, "config.data.source")
+    if config.report.compressors and isinstance(source, Mixture):
+        raise UserError("config.report.compressors: they compress one dataset, but config.data.source is a mixture")
+    return source
 
 
 def _has_table(parsed: spec.Model) -> bool:

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from taxonomy.inference.answers import Answer, answer, scores
 from taxonomy.objectives.causal import Causal
 from taxonomy.training import metrics
 from taxonomy.training.loop import Run, evaluate, make_trainer, specials
+from taxonomy.training.parts import apart
 from taxonomy.training.plan import make_plan
 
 
@@ -30,6 +32,8 @@ def finish(run: Run) -> dict:
     say(f"  held-out text      loss {result['loss']:.3f}  perplexity {result['perplexity']:.1f}  accuracy {result['accuracy']:.1%}")
     if "bits_per_byte" in result:
         say(f"  bits per byte      {result['bits_per_byte']:.3f}")
+    for part, figures in apart(result).items():
+        say(f"    {part:16} " + "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()))
     if config.report.compressors:
         summary["compressors"] = compressors(run.prepared.text_bytes("validation"))
         for name, bits in summary["compressors"].items():
@@ -42,11 +46,21 @@ def finish(run: Run) -> dict:
         peak = "measured matmul peak" if jax.devices()[0].platform == "cpu" else "peak"
         flops = metrics.short(run.peak).replace("B", "G")
         say(f"  speed              {metrics.short(speed)} tokens/s, {share:.0%} of the {peak} of {flops}FLOP/s")
-    summary["samples"] = samples(run) if isinstance(run.plan.objective, Causal) else restored(run)
-    for prompt, text in summary["samples"]:
-        whole = f"{prompt}\n>>> {text}" if run.plan.model.structure == "encoder-decoder" else prompt + text
-        title = f"\n  --- {prompt[:40]!r}\n"
-        say(title + "\n".join(f"  | {line}" for line in whole.splitlines()[:14]))
+    # Pairs are shown as what was given, what the model wrote and what was wanted.
+    paired = run.prepared.separator is not None and "decoder" in run.plan.model.stacks
+    if paired:
+        answered = answers(run)
+        summary |= {"scores": scores(config.evaluation.metrics, answered), "samples": answered[:: -(-len(answered) // 4) or 1]}
+        for name, value in summary["scores"].items():
+            say(f"  {name:18} {value:.4f}  (greedy answers to {len(answered)} held-out pairs)")
+    else:
+        summary["samples"] = samples(run) if isinstance(run.plan.objective, Causal) else restored(run)
+    for prompt, text, *wanted in summary["samples"]:
+        if not wanted and run.plan.model.structure != "encoder-decoder":
+            say(f"\n  --- {prompt[:40]!r}\n{_framed(prompt + text)}")
+            continue
+        for title, part in zip(("given", "written", "wanted"), (prompt, text, *wanted), strict=False):
+            say(("\n" if title == "given" else "") + f"  --- {title}\n{_framed(part)}")
     plot = loss_curve(run.workdir)
     (run.workdir / "report.json").write_text(json.dumps(summary, indent=2))
     say(f"\n  curves             {plot}")
@@ -54,10 +68,24 @@ def finish(run: Run) -> dict:
     return summary
 
 
+def _framed(text: str, most: int = 14) -> str:
+    lines = text.strip("\n").splitlines()
+    return "\n".join(f"  | {line}" for line in lines[:most] + ["..."] * (len(lines) > most))
+
+
 def compressors(text: bytes) -> dict[str, float]:
     """Bits per byte of general-purpose compressors on the same held-out bytes."""
     sizes = {"gzip -9": len(gzip.compress(text, 9)), "xz -9": len(lzma.compress(text, preset=9))}
     return {name: 8 * size / len(text) for name, size in sizes.items()}
+
+
+def answers(run: Run, least: int = 4) -> list[Answer]:
+    """Answers of a run to held-out pairs: as many as its metrics want, or a few to look at; none without new tokens."""
+    config = run.plan.config
+    if not config.report.new_tokens:
+        return []
+    count = config.evaluation.pairs if config.evaluation.metrics else least
+    return answer(run.plan, run.state.params, run.prepared, count)
 
 
 def restored(run: Run, count: int = 3) -> list[tuple[str, str]]:
@@ -68,7 +96,7 @@ def restored(run: Run, count: int = 3) -> list[tuple[str, str]]:
     plan, tokenizer = run.plan, run.prepared.tokenizer
     if list(plan.model.stacks) != ["encoder", "decoder"] or not plan.config.report.new_tokens:
         return []
-    own = specials(plan, tokenizer)
+    own = specials(plan, run.prepared)
     batch = next(evaluation_examples(run.prepared.tokens("validation"), plan.objective, own, plan.lengths, count))
     inputs = [row[segment > 0].tolist() for row, segment in zip(batch["inputs"], batch["input_segments"], strict=True)]
     inputs = [row for row in inputs if row]

@@ -15,6 +15,7 @@ from taxonomy import sharding
 from taxonomy.layers.params import Declared
 from taxonomy.model import Transformer, blank
 from taxonomy.ops.cross_entropy import Sums
+from taxonomy.ops.losses import PLAIN, Loss
 from taxonomy.training.optimizers import Optimizer
 
 Batch = dict[str, jax.Array]
@@ -34,22 +35,26 @@ class TrainState:
 class Trainer:
     """The compiled functions of one run on one mesh. `declared` and `abstract` describe its parameters and its state."""
 
-    def __init__(self, model: Transformer, optimizer: Optimizer, mesh: Mesh, clip: float | None = 1.0, z_loss: float = 0.0):
-        self.model, self.optimizer, self.mesh, self.clip, self.z_loss = model, optimizer, mesh, clip, z_loss
+    def __init__(
+        self, model: Transformer, optimizer: Optimizer, mesh: Mesh, clip: float | None = 1.0, loss: Loss = PLAIN, parts: int = 1
+    ):
+        """`parts`: how many there are of what a row's `part` in a batch says; sums are apart for each."""
+        self.model, self.optimizer, self.mesh, self.clip, self.loss, self.parts = model, optimizer, mesh, clip, loss, parts
         self.declared = jax.eval_shape(lambda: model.init(jax.random.key(0), **blank(model.spec)))["params"]
         self.transform = optimizer.transform(self.declared)
         self.abstract = jax.eval_shape(self._create, jax.random.key(0))
         self.shardings = self._state_shardings()
-        batch = sharding.batch_sharding(mesh)
+        batch, replicated = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
         self._init = jax.jit(self._create, out_shardings=self.shardings)
+        self._fresh = jax.jit(self.transform.init, out_shardings=self.shardings.opt_state)
         self._step = jax.jit(
             self._train,
             static_argnums=3,
             donate_argnums=0,
             in_shardings=(self.shardings, batch, None),
-            out_shardings=(self.shardings, None),
+            out_shardings=(self.shardings, replicated),
         )
-        self._evaluate = jax.jit(self._sums, in_shardings=(self.shardings.params, batch))
+        self._evaluate = jax.jit(self._sums, in_shardings=(self.shardings.params, batch), out_shardings=replicated)
 
     def _state_shardings(self) -> TrainState:
         replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -70,13 +75,18 @@ class Trainer:
         with self.scope():
             return self._init(jax.random.key(seed))
 
+    def beginning(self, state: TrainState, params: Any) -> TrainState:
+        """The state with other parameters, which are placed already, and a fresh optimizer."""
+        with self.scope():
+            return state.replace(params=params, opt_state=self._fresh(params))
+
     def step(self, state: TrainState, batch: Batch, learning_rate: float, microbatches: int = 1) -> tuple[TrainState, dict]:
-        """One update; the state is donated. Metrics stay on the device."""
+        """One update; the state is donated. Metrics stay on the device, those of `parts` [parts] as sums."""
         with self.scope():
             return self._step(state, batch, jnp.float32(learning_rate), microbatches)
 
     def evaluate(self, params: Any, batch: Batch) -> Sums:
-        """Sums of the loss over a batch, without an update."""
+        """Sums of the plain loss over a batch, [parts] but for `loss`, without an update."""
         with self.scope():
             return self._evaluate(params, batch)
 
@@ -106,13 +116,19 @@ class Trainer:
         return TrainState(zero, zero, key, params, self.transform.init(params))
 
     def _sums(self, params: Any, batch: Batch, rngs: dict[str, jax.Array] | None = None) -> Sums:
-        train, z_loss = rngs is not None, self.z_loss if rngs is not None else 0.0
-        return self.model.apply({"params": params}, **batch, train=train, z_loss=z_loss, rngs=rngs, method="loss")
+        train, loss = rngs is not None, PLAIN if rngs is None else self.loss
+        read = {name: array for name, array in batch.items() if name != "part"}
+        sums = self.model.apply({"params": params}, **read, train=train, loss=loss, rngs=rngs, method="loss")
+        part_B = batch.get("part", jnp.zeros(sums.weight.shape, jnp.int32))
+        # A comparison instead of a scatter: every device adds up its own rows first.
+        of_BP = part_B[:, None] == jnp.arange(self.parts)
+        return sums.collected(lambda rows_B: jnp.where(of_BP, rows_B[:, None], 0.0).sum(0))
 
     def _train(self, state: TrainState, batch: Batch, learning_rate: jax.Array, microbatches: int) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(state.key, state.step)
         gradients, sums = self._gradients(state.params, batch, key, microbatches)
-        gradients = jax.tree.map(lambda g: g / sums.weight, gradients)
+        weight = sums.weight.sum()
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
         norm = optax.tree.norm(gradients)
         if self.clip is not None:
             factor = jnp.minimum(1.0, self.clip / jnp.maximum(norm, 1e-16))
@@ -126,13 +142,14 @@ class Trainer:
         )
         skipped = jnp.where(finite, 0, state.skipped + 1)
         metrics = {
-            "loss": sums.nll / sums.weight,
-            "objective": sums.loss / sums.weight,
-            "accuracy": sums.correct / sums.weight,
+            "loss": sums.nll.sum() / weight,
+            "objective": sums.loss / weight,
+            "accuracy": sums.correct.sum() / weight,
             **sums.means_of_others(),
             "grad_norm": norm,
             "param_norm": optax.tree.norm(params),
             "skipped": skipped,
+            "parts": (sums.nll, sums.correct, sums.weight),
         }
         return TrainState(state.step + 1, skipped, state.key, params, opt_state), metrics
 
@@ -155,10 +172,9 @@ class Trainer:
             one = self._placed(*value_and_grad(params, part, jax.random.fold_in(key, i)))
             return jax.tree.map(jnp.add, total, one), None
 
-        first = jax.tree.map(lambda a: a[0], parts)
-        shapes = jax.eval_shape(value_and_grad, params, first, key)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))[0]
+        shapes = jax.eval_shape(self._sums, params, jax.tree.map(lambda a: a[0], parts))
+        start = jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.scan(add, start, (jnp.arange(microbatches), parts))[0]
 
     def _placed(self, gradients: Any, sums: Sums) -> tuple[Any, Sums]:
         return jax.lax.with_sharding_constraint(gradients, self.shardings.params), sums

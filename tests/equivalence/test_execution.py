@@ -10,6 +10,7 @@ from training.common import assert_trees_close
 
 from taxonomy import stack
 from taxonomy.ops import cross_entropy
+from taxonomy.ops.losses import CrossEntropy
 
 Z_LOSS = 1e-3
 
@@ -18,8 +19,10 @@ def loss(one, params, batch, **execution):
     """The mean loss and its sums."""
     model = one.model(**{"loss_chunk": 40, **execution})
     tokens, positions, segments = batch.inputs()
-    sums = model.apply({"params": params}, tokens, batch.targets, positions, segments, batch.weights, z_loss=Z_LOSS, method="loss")
-    return sums.loss / sums.weight, sums
+    sums = model.apply(
+        {"params": params}, tokens, batch.targets, positions, segments, batch.weights, loss=CrossEntropy(z=Z_LOSS), method="loss"
+    )
+    return sums.loss / sums.weight.sum(), sums
 
 
 def gradients(one, params, batch, **execution):
@@ -100,10 +103,10 @@ def test_the_loss_is_that_of_the_logits(plain):
     def from_logits(logits):
         log_z = jax.nn.logsumexp(logits, -1)
         nll = log_z - jnp.take_along_axis(logits, batch.targets[..., None], -1)[..., 0]
-        total = lambda values: (values * batch.weights).sum()  # noqa: E731
+        total = lambda values: (values * batch.weights).sum(1)  # noqa: E731
         correct = logits.argmax(-1) == batch.targets
-        sums = cross_entropy.Sums(total(nll + Z_LOSS * log_z**2), total(nll), total(correct), batch.weights.sum())
-        return sums.loss / sums.weight, sums
+        sums = cross_entropy.Sums(total(nll + Z_LOSS * log_z**2).sum(), total(nll), total(correct), batch.weights.sum(1))
+        return sums.loss / sums.weight.sum(), sums
 
     found = from_logits(one.logits(one.params, *batch.inputs()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)

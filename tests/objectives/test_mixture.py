@@ -20,7 +20,9 @@ def test_parts_are_drawn_in_proportion_and_recorded():
     tokens = text(mixture.needs(STACK))
     drawn = collections.Counter(mixture.example(tokens, np.random.default_rng(i), SPECIALS, STACK).part for i in range(2000))
     assert all(within(drawn[part], 2000, rate) for part, rate in enumerate((0.6, 0.3, 0.1)))
-    assert mixture.labels == ("causal", "prefix_lm(rate=0.5)", "span_corruption(density=0.15, mean_span=3.0)")
+    alike = create("mixture(prefix_lm, span_corruption, span_corruption(mean_span=8), prefix_lm)").labels
+    assert alike == ("prefix_lm#1", "span_corruption(mean_span=3.0)", "span_corruption(mean_span=8.0)", "prefix_lm#2")
+    assert mixture.labels == ("causal", "prefix_lm", "span_corruption")
     assert create("mixture(causal, prefix_lm)").chances.tolist() == [0.5, 0.5]
     assert 0 not in {make("mixture(causal, prefix_lm, weights=(0, 1))", seed=i).part for i in range(30)}
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 from taxonomy.ops import cross_entropy as ce
 from taxonomy.ops.cross_entropy import Projection
+from taxonomy.ops.losses import CrossEntropy, Gold
 
 BATCH, TIME, D, V = 3, 10, 8, 37
 GENERATOR = np.random.default_rng(0)
@@ -29,30 +30,36 @@ def projection(kernel, bias, options) -> Projection:
     return Projection(kernel, bias if options.get("bias") else None, options.get("scale", 1.0), options.get("softcap"))
 
 
-@pytest.mark.parametrize("z_loss", [0.0, 0.02])
+PLAIN, Z_LOSS = CrossEntropy(), CrossEntropy(z=0.02)
+LOSSES = {"smoothed": CrossEntropy(0.02, label_smoothing=0.2), "tempered": CrossEntropy(temperature=0.5), "gold": Gold()}
+
+
+@pytest.mark.parametrize("loss", [PLAIN, Z_LOSS, LOSSES["smoothed"]], ids=str)
 @pytest.mark.parametrize("options", HEADS.values(), ids=HEADS.keys())
-def test_the_reference_is_that_of_torch(options, z_loss):
+def test_the_reference_is_that_of_torch(options, loss):
     import torch
 
-    sums = ce.reference(X, projection(KERNEL, BIAS, options), TARGETS, WEIGHTS, z_loss)
+    sums = ce.reference(X, projection(KERNEL, BIAS, options), TARGETS, WEIGHTS, loss)
     y = torch.tensor(X @ KERNEL.T) * options.get("scale", 1.0) + (torch.tensor(BIAS) if options.get("bias") else 0)
     if cap := options.get("softcap"):
         y = cap * torch.tanh(y / cap)
-    nll = torch.nn.functional.cross_entropy(y.reshape(-1, V), torch.tensor(TARGETS).reshape(-1), reduction="none").reshape(
-        BATCH, TIME
+    rows = y.reshape(-1, V), torch.tensor(TARGETS).reshape(-1)
+    nll, smoothed = (
+        torch.nn.functional.cross_entropy(*rows, reduction="none", label_smoothing=share).reshape(BATCH, TIME)
+        for share in (0.0, loss.label_smoothing)
     )
     weights = torch.tensor(WEIGHTS)
-    np.testing.assert_allclose(sums.nll, (nll * weights).sum(), rtol=1e-5)
-    np.testing.assert_allclose(sums.loss, ((nll + z_loss * y.logsumexp(-1) ** 2) * weights).sum(), rtol=1e-5)
-    np.testing.assert_allclose(sums.correct, ((y.argmax(-1) == torch.tensor(TARGETS)) * weights).sum(), rtol=1e-5)
-    np.testing.assert_allclose(sums.weight, WEIGHTS.sum(), rtol=1e-6)
+    np.testing.assert_allclose(sums.nll, (nll * weights).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(sums.loss, ((smoothed + loss.z * y.logsumexp(-1) ** 2) * weights).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.correct, ((y.argmax(-1) == torch.tensor(TARGETS)) * weights).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(sums.weight, WEIGHTS.sum(1), rtol=1e-6)
 
 
-def both(function, options, z_loss, dtype=jnp.float32):
+def both(function, options, cost, dtype=jnp.float32):
     """Sums, and gradients of three times the loss by features, kernel and bias."""
 
     def loss(x, kernel, bias):
-        sums = function(x, projection(kernel, bias, options), TARGETS, WEIGHTS, z_loss)
+        sums = function(x, projection(kernel, bias, options), TARGETS, WEIGHTS, cost)
         return 3 * sums.loss, sums
 
     (_, sums), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(jnp.asarray(X, dtype), KERNEL, BIAS)
@@ -60,21 +67,22 @@ def both(function, options, z_loss, dtype=jnp.float32):
 
 
 @functools.cache
-def of_reference(head, z_loss):
-    return both(ce.reference, HEADS[head], z_loss)
+def of_reference(head, loss):
+    return both(ce.reference, HEADS[head], loss)
 
 
 @pytest.mark.parametrize(
-    ("head", "z_loss", "chunk"),
+    ("head", "loss", "chunk"),
     [
-        *((head, z_loss, 6) for head in HEADS for z_loss in (0.0, 0.02)),
-        *(("all", 0.02, chunk) for chunk in (1, 3, 4, 7, 15, 30, 1000)),
-        *(("plain", 0.0, chunk) for chunk in (1, 1000)),
+        *((head, loss, 6) for head in HEADS for loss in (PLAIN, Z_LOSS)),
+        *(("all", loss, 6) for loss in LOSSES.values()),
+        *(("all", Z_LOSS, chunk) for chunk in (1, 3, 4, 7, 15, 30, 1000)),
+        *(("plain", PLAIN, chunk) for chunk in (1, 1000)),
     ],
 )
-def test_chunks_give_the_reference_and_its_gradients(head, z_loss, chunk):
-    found, found_gradients = both(lambda *a: ce.cross_entropy(*a, chunk), HEADS[head], z_loss)
-    expected, expected_gradients = of_reference(head, z_loss)
+def test_chunks_give_the_reference_and_its_gradients(head, loss, chunk):
+    found, found_gradients = both(lambda *a: ce.cross_entropy(*a, chunk), HEADS[head], loss)
+    expected, expected_gradients = of_reference(head, loss)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
     for name, a, b in zip(("features", "kernel", "bias"), found_gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -83,8 +91,8 @@ def test_chunks_give_the_reference_and_its_gradients(head, z_loss, chunk):
 
 def test_the_value_alone_is_the_value_with_gradients():
     head = projection(KERNEL, BIAS, HEADS["all"])
-    alone = ce.cross_entropy(X, head, TARGETS, WEIGHTS, 0.02, 6)
-    with_gradients, _ = both(lambda *a: ce.cross_entropy(*a, 6), HEADS["all"], 0.02)
+    alone = ce.cross_entropy(X, head, TARGETS, WEIGHTS, Z_LOSS, 6)
+    with_gradients, _ = both(lambda *a: ce.cross_entropy(*a, 6), HEADS["all"], Z_LOSS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), alone, with_gradients)
 
 
@@ -93,7 +101,7 @@ def test_tokens_without_weight_count_for_nothing():
     weights[:, ::2] = 0
 
     def loss(x, targets):
-        return ce.cross_entropy(x, Projection(KERNEL, None), targets, weights, 0.01, 6).loss
+        return ce.cross_entropy(x, Projection(KERNEL, None), targets, weights, Z_LOSS, 6).loss
 
     other_targets = np.where(weights > 0, TARGETS, (TARGETS + 1) % V)
     gradient = jax.grad(loss)(X, TARGETS)
@@ -103,8 +111,8 @@ def test_tokens_without_weight_count_for_nothing():
 
 def test_bfloat16_features_are_near():
     """Gradients are rounded once to bfloat16 (8 bits), sums stay float32."""
-    expected, expected_gradients = of_reference("all", 0.02)
-    found, found_gradients = both(lambda *a: ce.cross_entropy(*a, 6), HEADS["all"], 0.02, jnp.bfloat16)
+    expected, expected_gradients = of_reference("all", Z_LOSS)
+    found, found_gradients = both(lambda *a: ce.cross_entropy(*a, 6), HEADS["all"], Z_LOSS, jnp.bfloat16)
     assert found.loss.dtype == jnp.float32
     assert [g.dtype for g in found_gradients] == [jnp.bfloat16, jnp.float32, jnp.float32]
     np.testing.assert_allclose(found.loss, expected.loss, rtol=5e-3)
@@ -113,14 +121,15 @@ def test_bfloat16_features_are_near():
         assert error < 0.02
 
 
-@pytest.mark.parametrize("z_loss", [0.0, 0.02])
-def test_one_score_is_that_of_a_yes(z_loss):
+@pytest.mark.parametrize("z", [0.0, 0.02])
+def test_one_score_is_that_of_a_yes(z):
     """Against the binary cross-entropy of PyTorch, with gradients; the z-loss is that of the two scores, one of them zero."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     targets = TARGETS % 2
 
     def loss(x, kernel, bias):
-        sums = ce.cross_entropy(x, Projection(kernel, bias, loss="binary"), targets, WEIGHTS, z_loss, 6)
+        sums = ce.cross_entropy(x, Projection(kernel, bias, loss="binary"), targets, WEIGHTS, CrossEntropy(z=z), 6)
         return sums.loss, sums
 
     arrays = X, KERNEL[:1], BIAS[:1]
@@ -128,11 +137,11 @@ def test_one_score_is_that_of_a_yes(z_loss):
     x, kernel, bias = (torch.tensor(array, requires_grad=True) for array in arrays)
     y, weights = (x @ kernel.T + bias)[..., 0], torch.tensor(WEIGHTS)
     nll = torch.nn.functional.binary_cross_entropy_with_logits(y, torch.tensor(targets).float(), reduction="none")
-    expected = ((nll + z_loss * torch.nn.functional.softplus(y) ** 2) * weights).sum()
+    expected = ((nll + z * torch.nn.functional.softplus(y) ** 2) * weights).sum()
     expected.backward()
     np.testing.assert_allclose(sums.loss, expected.item(), rtol=1e-5)
-    np.testing.assert_allclose(sums.nll, (nll * weights).sum().item(), rtol=1e-5)
-    np.testing.assert_allclose(sums.correct, (((y > 0) == torch.tensor(targets > 0)) * weights).sum().item(), rtol=1e-5)
+    np.testing.assert_allclose(sums.nll, (nll * weights).sum(1).detach(), rtol=1e-5)
+    np.testing.assert_allclose(sums.correct, (((y > 0) == torch.tensor(targets > 0)) * weights).sum(1), rtol=1e-5)
     for found, tensor in zip(gradients, (x, kernel, bias), strict=True):
         np.testing.assert_allclose(found, tensor.grad, rtol=1e-4, atol=1e-5)
 
@@ -160,7 +169,7 @@ def test_samples_have_the_probabilities_of_the_logits():
 @pytest.mark.parametrize("chunk", [1, 4, 16, 30, 64])
 def test_no_more_logits_are_alive_than_a_chunk_holds(chunk):
     """Chunks divide the time axis, so one time step of the batch is the least."""
-    run = lambda x: ce.cross_entropy(x, Projection(KERNEL, None), TARGETS, WEIGHTS, 0.0, chunk).loss  # noqa: E731
+    run = lambda x: ce.cross_entropy(x, Projection(KERNEL, None), TARGETS, WEIGHTS, PLAIN, chunk).loss  # noqa: E731
     text = str(jax.make_jaxpr(jax.value_and_grad(run))(X))
     alive = max(b * t for b in (BATCH,) for t in range(1, TIME + 1) if f"f32[{b},{t},{V}]" in text)
     assert alive <= max(chunk, BATCH)
@@ -168,7 +177,7 @@ def test_no_more_logits_are_alive_than_a_chunk_holds(chunk):
 
 def test_large_logits_stay_finite():
     head = Projection(jnp.asarray(KERNEL) * 1e4, None)
-    (value, gradient) = jax.value_and_grad(lambda x: ce.cross_entropy(x, head, TARGETS, WEIGHTS, 0.0, 6).loss)(X)
+    (value, gradient) = jax.value_and_grad(lambda x: ce.cross_entropy(x, head, TARGETS, WEIGHTS, PLAIN, 6).loss)(X)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -182,5 +191,5 @@ def test_a_squared_error(values):
     for b, t in np.ndindex(BATCH, TIME):
         said = [X[b, t] @ KERNEL[i] + BIAS[i] for i in range(values)]
         expected += WEIGHTS[b, t] * sum((s - y) ** 2 for s, y in zip(said, targets[b, t], strict=True)) / values
-    np.testing.assert_allclose((found.loss, found.nll), expected, rtol=1e-5)
+    np.testing.assert_allclose((found.loss, found.nll.sum()), expected, rtol=1e-5)
     assert found.correct == 0 and found.weight == pytest.approx(WEIGHTS.sum())

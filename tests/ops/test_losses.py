@@ -1,69 +1,104 @@
-"""Tempered cross-entropy and GOLD against their formulas in float64, and the gradient against PyTorch's."""
+"""What predictions cost: cross-entropy, smoothed labels, tempering and GOLD against their formulas in float64 and PyTorch's."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taxonomy.ops import losses
+from taxonomy import registry
+from taxonomy.errors import UserError
+from taxonomy.ops.losses import CrossEntropy, Gold
 
 BATCH, TIME, V = 2, 5, 11
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.standard_normal((BATCH, TIME, V)).astype(np.float32)
 TARGETS = GENERATOR.integers(0, V, (BATCH, TIME))
-WEIGHTS = (GENERATOR.random((BATCH, TIME)) < 0.7).astype(np.float32)
+LOSSES = [
+    CrossEntropy(),
+    CrossEntropy(z=0.02),
+    CrossEntropy(label_smoothing=0.1),
+    CrossEntropy(temperature=0.2),
+    CrossEntropy(z=0.02, label_smoothing=0.3, temperature=3.0),
+    Gold(),
+    Gold(temperature=1.0, power=1.0, floor=0.0),
+]
 
 
-def probabilities(temperature):
-    """softmax(z / T) at the targets, one token at a time, float64."""
-    p = np.zeros((BATCH, TIME))
+def log_probabilities(temperature):
+    """log softmax(z / T), one token at a time, float64."""
+    p = np.zeros((BATCH, TIME, V))
     for b in range(BATCH):
         for t in range(TIME):
-            e = np.exp(LOGITS[b, t].astype(np.float64) / temperature)
-            p[b, t] = e[TARGETS[b, t]] / e.sum()
+            z = LOGITS[b, t].astype(np.float64) / temperature
+            p[b, t] = z - np.log(np.exp(z).sum())
     return p
 
 
+def at_targets(values):
+    return np.array([[values[b, t, TARGETS[b, t]] for t in range(TIME)] for b in range(BATCH)])
+
+
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
-def test_tempered_nll_is_its_formula(temperature):
-    np.testing.assert_allclose(losses.tempered_nll(LOGITS, TARGETS, temperature), -np.log(probabilities(temperature)), rtol=2e-5)
+def test_tempered_cross_entropy_is_its_formula(temperature):
+    expected = -at_targets(log_probabilities(temperature))
+    np.testing.assert_allclose(CrossEntropy(temperature=temperature).cost(LOGITS, TARGETS), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_the_slope_is_the_derivative(loss):
+    """With numbers of its own for each token, so that none can take another's."""
+    scale = GENERATOR.random((BATCH, TIME)).astype(np.float32)
+    expected = jax.grad(lambda y: jnp.sum(loss.cost(y, TARGETS) * scale))(LOGITS)
+    np.testing.assert_allclose(loss.slope(LOGITS, TARGETS) * scale[..., None], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.6])
+def test_smoothed_labels_are_those_of_torch(smoothing):
+    """PyTorch spreads the share over the whole vocabulary, target included, as here."""
+    import torch
+
+    y = torch.tensor(LOGITS, requires_grad=True)
+    targets = torch.tensor(TARGETS).reshape(-1)
+    expected = torch.nn.functional.cross_entropy(y.reshape(-1, V), targets, reduction="none", label_smoothing=smoothing)
+    expected.sum().backward()
+    loss = CrossEntropy(label_smoothing=smoothing)
+    np.testing.assert_allclose(loss.cost(LOGITS, TARGETS).reshape(-1), expected.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(loss.slope(LOGITS, TARGETS), y.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_low_precision_logits_are_raised_first():
-    low = jnp.asarray(LOGITS, jnp.bfloat16)
-    nll = losses.tempered_nll(low, TARGETS, 0.2)
-    assert nll.dtype == jnp.float32
-    np.testing.assert_array_equal(nll, losses.tempered_nll(low.astype(jnp.float32), TARGETS, 0.2))
-
-
-def test_gold_weights_are_their_formula():
-    p = probabilities(0.2)
-    assert (p**0.5 < 0.05).any() and (p**0.5 > 0.05).any()
-    np.testing.assert_allclose(losses.gold_weights(-np.log(p)), np.maximum(p**0.5, 0.05), rtol=1e-5)
+    low, loss = jnp.asarray(LOGITS, jnp.bfloat16), CrossEntropy(temperature=0.2)
+    cost = loss.cost(low, TARGETS)
+    assert cost.dtype == jnp.float32
+    np.testing.assert_array_equal(cost, loss.cost(low.astype(jnp.float32), TARGETS))
 
 
 @pytest.mark.parametrize(("temperature", "power", "floor"), [(0.2, 0.5, 0.05), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
-def test_the_gradient_is_the_weighted_one_of_torch(temperature, power, floor):
-    """The gradient is -sum w grad log P, with none through w (Li et al. 2022, arXiv:2203.07814, eq. 1)."""
+def test_gold_is_weighted_without_a_gradient_through_the_weights(temperature, power, floor):
+    """The gradient is -sum w grad log P (Li et al. 2022, arXiv:2203.07814, eq. 1)."""
     import torch
 
-    value, gradient = jax.value_and_grad(losses.gold)(LOGITS, TARGETS, WEIGHTS, temperature, power, floor)
-    w = np.maximum(probabilities(temperature) ** power, floor) * WEIGHTS
+    loss, w = Gold(temperature, power, floor), np.exp(at_targets(log_probabilities(temperature))) ** power
+    assert not floor or ((w < floor).any() and (w > floor).any())
+    w = np.maximum(w, floor)
     z = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
     nll = torch.nn.functional.cross_entropy((z / temperature).reshape(-1, V), torch.tensor(TARGETS).reshape(-1), reduction="none")
-    loss = (nll * torch.tensor(w).reshape(-1)).sum()
-    loss.backward()
-    np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
-    np.testing.assert_allclose(gradient, z.grad.numpy(), rtol=1e-4, atol=1e-6)
+    expected = nll * torch.tensor(w).reshape(-1)
+    expected.sum().backward()
+    np.testing.assert_allclose(loss.cost(LOGITS, TARGETS).reshape(-1), expected.detach().numpy(), rtol=2e-5)
+    np.testing.assert_allclose(loss.slope(LOGITS, TARGETS), z.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_without_power_gold_is_tempered_cross_entropy():
-    plain = jnp.sum(losses.tempered_nll(LOGITS, TARGETS, 0.2) * WEIGHTS)
-    np.testing.assert_allclose(losses.gold(LOGITS, TARGETS, WEIGHTS, power=0.0), plain, rtol=1e-6)
-
-
-def test_an_impossible_token_has_a_finite_gradient():
+def test_an_impossible_token_has_a_finite_slope():
     logits = np.zeros((1, 1, 3), np.float32)
     logits[0, 0, 0] = 1e4
-    gradient = jax.grad(losses.gold)(logits, np.array([[1]]), np.ones((1, 1), np.float32))
-    assert np.isfinite(gradient).all() and gradient[0, 0, 1] < 0
+    slope = Gold().slope(logits, np.array([[1]]))
+    assert np.isfinite(slope).all() and slope[0, 0, 1] < 0
+
+
+@pytest.mark.parametrize(
+    "sentence", ["cross_entropy(z=-1)", "cross_entropy(label_smoothing=1)", "gold(temperature=0)", "gold(floor=2)"]
+)
+def test_impossible_numbers_are_refused(sentence):
+    with pytest.raises(UserError, match=sentence.split("(")[1].split("=")[0]):
+        registry.create("loss", sentence, "config.train.loss")

@@ -15,10 +15,19 @@ RATE = 1e-2
 
 
 @functools.cache
-def trainer_of(model: spec.Model, optimizer: str = SMOOTH, clip=None, z_loss=0.0, mesh="data:1", devices=1) -> Trainer:
+def trainer_of(
+    model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cross_entropy", mesh="data:1", devices=1, parts=1
+) -> Trainer:
     """A trainer on the first devices; tests that ask for the same one share what it has compiled."""
     place = sharding.make_mesh(mesh, jax.devices()[:devices])
-    return Trainer(build(model), registry.create("optimizer", optimizer, "config.train.optimizer"), place, clip, z_loss)
+    return Trainer(
+        build(model),
+        registry.create("optimizer", optimizer, "config.train.optimizer"),
+        place,
+        clip,
+        registry.create("loss", loss, "config.train.loss"),
+        parts,
+    )
 
 
 def start(trainer: Trainer, params, step=0) -> TrainState:

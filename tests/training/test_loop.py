@@ -233,3 +233,31 @@ def test_the_manifest_and_the_config_are_data(finished):
     assert json.loads((workdir / "manifest.json").read_text())["processes"] == 1
     assert make_plan(config_lib.from_json((workdir / "config.json").read_text()), 8).steps == 20
     assert jnp.asarray(1).dtype == jnp.int32  # nothing here switched to 64 bits
+
+
+def test_the_datasets_of_a_mixture_are_reported_apart_and_together(config, tmp_path, capsys):
+    """Each as it is alone, the whole by their weights; also while training and by the command's function."""
+    for name, letters in (("easy", "ab"), ("hard", "abcdefghijklmnop")):
+        text = np.random.default_rng(0).choice(list(letters), 6000)
+        (tmp_path / f"{name}.txt").write_text("".join(text))
+    one = "text(glob='{}/{}.txt', validation=0.3)"
+    texts = [one.format(tmp_path, name) for name in ("easy", "hard")]
+    source = f"mixture({', '.join(texts)}, weights=(3, 1))"
+    changes = {"train__steps": 4, "evaluation__every": "4 steps", "evaluation__max_tokens": 1e6}
+    run = loop.train(config(data__source=source, **changes), tmp_path / "run")
+    names = run.plan.parts.datasets
+    assert names == tuple(f"text(glob={f'{tmp_path}/{name}.txt'!r})" for name in ("easy", "hard"))
+    assert f"75.0% {names[0]}, gone through" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(f"loss/{name}" in lines[0] for name in names)
+
+    together = loop.evaluate(run.trainer, run.state.params, run.prepared, run.plan)
+    for index, name in enumerate(names):
+        plan = make_plan(config(data__source=texts[index], **changes), 8)
+        alone = loop.evaluate(loop.make_trainer(plan), run.state.params, run.prepared.parts[index], plan)
+        for figure in ("loss", "accuracy", "bits_per_byte"):
+            assert together[f"{figure}/{name}"] == pytest.approx(alone[figure], rel=1e-5)
+        assert lines[-1][f"validation_loss/{name}"] == pytest.approx(alone["loss"], rel=1e-5)
+    for figure in ("loss", "accuracy", "bits_per_byte"):
+        parts = [together[f"{figure}/{name}"] for name in names]
+        assert together[figure] == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], rel=5e-3)

@@ -10,6 +10,7 @@ import pytest
 
 from taxonomy import registry, spec
 from taxonomy.model import build
+from taxonomy.ops.losses import PLAIN
 from taxonomy.training.step import Trainer
 
 from .common import RATE, SMOOTH, assert_trees_close, assert_trees_equal, start, trainer_of, uneven_batch, without_key
@@ -29,8 +30,8 @@ SMALL = dict(
 )
 
 
-def small(optimizer=SMOOTH, clip=1.0, z_loss=0.0, **changes) -> Trainer:
-    return trainer_of(spec.model({**SMALL, **changes}), optimizer, clip, z_loss)
+def small(optimizer=SMOOTH, clip=1.0, loss="cross_entropy", **changes) -> Trainer:
+    return trainer_of(spec.model({**SMALL, **changes}), optimizer, clip, loss)
 
 
 @pytest.fixture
@@ -45,11 +46,11 @@ def batch(packed):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def mean_loss(trainer, params, batch, z_loss=0.0, key=None):
+def mean_loss(trainer, params, batch, loss=PLAIN, key=None):
     """The mean over real tokens, without the trainer."""
     rngs = {"dropout": key} if key is not None else None
-    sums = trainer.model.apply({"params": params}, **batch, z_loss=z_loss, train=key is not None, rngs=rngs, method="loss")
-    return sums.loss / sums.weight
+    sums = trainer.model.apply({"params": params}, **batch, loss=loss, train=key is not None, rngs=rngs, method="loss")
+    return sums.loss / sums.weight.sum()
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -81,11 +82,14 @@ def test_accumulated_is_the_full_batch(family, tiny, packed):
 Z_LOSS = 0.01
 
 
-@pytest.mark.parametrize(("clip", "z_loss", "gain"), [(1.0, 0.0, 1.0), (1.0, 0.0, 0.02), (None, Z_LOSS, 1.0)])
-def test_the_step_is_the_clipped_gradient_of_the_mean_through_the_optimizer(params, batch, clip, z_loss, gain):
-    trainer = small(clip=clip, z_loss=z_loss)
+@pytest.mark.parametrize(
+    ("clip", "sentence", "gain"),
+    [(1.0, "cross_entropy", 1.0), (1.0, "cross_entropy", 0.02), (None, f"cross_entropy(z={Z_LOSS})", 1.0), (None, "gold", 1.0)],
+)
+def test_the_step_is_the_clipped_gradient_of_the_mean_through_the_optimizer(params, batch, clip, sentence, gain):
+    trainer = small(clip=clip, loss=sentence)
     params = {**params, "final_norm": jax.tree.map(lambda a: a * gain, params["final_norm"])}
-    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean_loss(trainer, p, batch, z_loss)))(params)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean_loss(trainer, p, batch, trainer.loss)))(params)
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(gradient)))
     assert norm > 1.2 if gain == 1.0 else norm < 0.8  # one is clipped, the other is not
     factor = min(1.0, clip / norm) if clip else 1.0
@@ -154,7 +158,7 @@ def test_the_state_is_donated(params, batch):
 
 
 def test_z_loss_is_in_the_objective_and_nowhere_else(params, batch):
-    trainer = small(clip=None, z_loss=Z_LOSS)
+    trainer = small(clip=None, loss=f"cross_entropy(z={Z_LOSS})")
     logits = logits_of(trainer, params, batch)
     log_z = jax.nn.logsumexp(logits, -1)
     penalty = Z_LOSS * float((log_z**2 * batch["weights"]).sum() / batch["weights"].sum())
@@ -162,7 +166,7 @@ def test_z_loss_is_in_the_objective_and_nowhere_else(params, batch):
     _, metrics = trainer.step(start(trainer, params), batch, RATE)
     np.testing.assert_allclose(metrics["objective"] - metrics["loss"], penalty, rtol=1e-4)
     sums = trainer.evaluate(jax.tree.map(jnp.array, params), batch)
-    np.testing.assert_allclose(sums.loss, sums.nll, rtol=1e-6)
+    np.testing.assert_allclose(sums.loss, sums.nll.sum(), rtol=1e-6)
     np.testing.assert_allclose(sums.nll / sums.weight, metrics["loss"], rtol=1e-5)
 
 
@@ -254,3 +258,22 @@ def test_another_rate_is_no_other_program(batch):
     for rate in (0.2, 1e-5, 1):
         state, _ = trainer.step(state, batch, rate)
     assert trainer._step._cache_size() == compiled
+
+
+def test_sums_are_apart_for_each_part(params, batch):
+    """Also over microbatches and devices; part 2 of 3 has no row."""
+    batch = {**batch, "part": np.array([1, 0, 1, 1], np.int32)}
+    trainer = trainer_of(spec.model(SMALL), SMOOTH, 1.0, mesh="data:2", devices=2, parts=3)
+    nll, correct, weight = expected = np.zeros((3, 3))
+    for row, part in enumerate(batch["part"]):
+        alone = {name: array[row : row + 1] for name, array in batch.items() if name != "part"}
+        sums = trainer.model.apply({"params": params}, **alone, method="loss")
+        expected[:, part] += float(sums.nll[0]), float(sums.correct[0]), float(sums.weight[0])
+    assert 0 < weight[0] < weight[1] and weight[2] == 0
+    found = trainer.evaluate(jax.tree.map(jnp.array, params), batch)
+    np.testing.assert_allclose([found.nll, found.correct, found.weight], expected, rtol=1e-5)
+    for microbatches in (1, 2):
+        _, metrics = trainer.step(start(trainer, params), batch, RATE, microbatches)
+        np.testing.assert_allclose(metrics["parts"], expected, rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"], nll.sum() / weight.sum(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["accuracy"], correct.sum() / weight.sum(), rtol=1e-5)
