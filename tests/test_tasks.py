@@ -33,7 +33,7 @@ def test_a_task_is_a_plan(name):
         return
     import tensorflow_datasets as tfds
 
-    for package in ("translate", "summarization"):  # in the older layout
+    for package in ("text", "translate", "summarization"):  # in the older layout
         importlib.import_module(f"tensorflow_datasets.{package}")
     features = tfds.builder(source.dataset).info.features
     for text in (source.input, source.target):
