@@ -192,4 +192,4 @@ def test_a_squared_error(values):
         said = [X[b, t] @ KERNEL[i] + BIAS[i] for i in range(values)]
         expected += WEIGHTS[b, t] * sum((s - y) ** 2 for s, y in zip(said, targets[b, t], strict=True)) / values
     np.testing.assert_allclose((found.loss, found.nll.sum()), expected, rtol=1e-5)
-    assert found.correct == 0 and found.weight == pytest.approx(WEIGHTS.sum())
+    assert not found.correct.any() and found.weight.sum() == pytest.approx(WEIGHTS.sum())
