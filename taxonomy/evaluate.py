@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
         print(json.dumps({"workdir": workdir, "split": _SPLIT.value, **result}))
         return
     print(f"{workdir}, {_SPLIT.value} split, {result['tokens']:,} tokens")
-    for key in (key for key in result if key != "tokens"):
-        print(f"  {key.replace('_', ' '):14} {result[key]:.4f}")
+    for key in (key for key in result if key not in ("tokens", "pairs", "scores") and "/" not in key):
+        print(f"  {key.replace('_', ' '):18} {result[key]:.4f}")
     for part, figures in apart(result).items():
         print(f"  {part:14} " + "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()))
     if "scores" in result:
