@@ -16,7 +16,7 @@ LENGTHS = {"tiny": (512, 32, 64, 16), "quickstart": (4096, 192, 192, 32)}  # voc
 QUICKSTART = dict(  # minutes on two cores: bodies of the Python standard library's functions from signature and docstring
     train=dict(
         objective="pairs",
-        steps=400,
+        steps=300,
         log_every=5,
         batch_tokens=12 * 192,
         optimizer="adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
