@@ -213,7 +213,7 @@ class Model:
     @property
     def detects(self) -> bool:
         """Whether its head tells which tokens were replaced."""
-        return getattr(registry.find(("head",), self.head.name).factory, "detects", False)
+        return getattr(registry.find(("head",), self.head.name).factory, "loss", None) == "binary"
 
     @property
     def ordered(self) -> bool:

@@ -42,7 +42,7 @@ class Reader:
             tfds_split = self.test if split == "test" else self.train
         try:
             count = _count(self._builder, tfds_split)
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # an unknown split; a part of "all", which TFDS has not implemented
             raise UserError(f"data.source: {self}: split '{tfds_split}': {_first_line(error)}") from error
         if split == "test" or not carved:
             return tfds_split, 0, count

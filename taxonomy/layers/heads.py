@@ -70,7 +70,7 @@ class Detector(nn.Module):
     initializer: Init
     activation: Activation = "gelu"
 
-    detects = True  # whether tokens were replaced, instead of saying tokens
+    loss = "binary"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, Projection]:
@@ -78,7 +78,7 @@ class Detector(nn.Module):
         d_model = x_BTD.shape[-1]
         y = _activated(self, "dense", x_BTD, d_model)
         kernel_1D = declare(self, "kernel", (1, d_model), (None, "embed"), "output", self.initializer)
-        return y, Projection(kernel_1D, declare(self, "bias_1", (1,), (None,), "bias"), loss="binary")
+        return y, Projection(kernel_1D, declare(self, "bias_1", (1,), (None,), "bias"), loss=self.loss)
 
 
 class RowHead(nn.Module, kw_only=True):
