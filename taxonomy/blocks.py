@@ -103,7 +103,13 @@ class DeepNorm(Block):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for name, sublayer in self._named():
-            smaller = Component("init", "depth_scaled", (("base", sublayer["initializer"]), ("gain", self.beta)))
-            y_BTD = self._apply(name, sublayer.replace(initializer=smaller), x_BTD, context)
+            y_BTD = self._apply(name, self._smaller(sublayer), x_BTD, context)
             x_BTD = self._normed(f"{name}_norm", self.alpha * x_BTD + y_BTD)
         return x_BTD
+
+    def _smaller(self, sublayer: Component) -> Component:
+        """The same with its own initialiser, and those of feed-forwards inside it, beta times smaller where that matters."""
+        inside = {name: self._smaller(part) for name, part in sublayer.arguments if getattr(part, "kind", "") == "feedforward"}
+        if base := sublayer.get("initializer"):
+            inside["initializer"] = Component("init", "depth_scaled", (("base", base), ("gain", self.beta)))
+        return sublayer.replace(**inside)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
-from taxonomy.layers import embeddings, streams
+from taxonomy.layers import embeddings, routing, streams
 from taxonomy.layers.context import Context, Memory
 from taxonomy.objectives.masked_lm import discriminate
 from taxonomy.ops import cross_entropy
@@ -23,13 +23,15 @@ class Execution:
     """How a model is computed, which changes its speed and memory but not its function.
 
     dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
-    attention: an implementation of `ops.attention`. loss_chunk: tokens whose logits are alive at a time.
+    attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
+    loss_chunk: tokens whose logits are alive at a time.
     """
 
     dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
     attention: str = "auto"
+    experts: str = "auto"
     loss_chunk: int = 1024
 
 
@@ -95,17 +97,18 @@ class Transformer(nn.Module):
     ) -> cross_entropy.Sums:
         """Sums of the loss of saying `targets`, as `loss` counts it; `weights` (B, T) default to one. `others` as above.
 
-        With `input_targets` and `input_weights` (B, S) the encoder has a loss of its own on the same head, which is added.
+        With `input_targets` and `input_weights` (B, S) the encoder has a loss of its own on the same head, which is added. Losses
+        of routers are added when the collection "routing" is mutable; they count for as much as the row's weights.
         """
         x_BTD, memory = self._features(tokens, positions, segments, train, None, **others)
         if weights is None:
             weights = jnp.ones(targets.shape[:2], jnp.float32)
         chunk = self.execution.loss_chunk
         sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, loss, chunk)
-        if input_targets is None:
-            return sums
-        own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, loss, chunk)
-        return jax.tree.map(jnp.add, sums, own)
+        if input_targets is not None:
+            own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, loss, chunk)
+            sums = jax.tree.map(jnp.add, sums, own)
+        return routing.added(sums, self.variables.get("routing"))
 
     def last_logits(self, tokens: jax.Array, positions: jax.Array, cache_length: int, **others: jax.Array) -> jax.Array:
         """Float32 logits (B, V) after each row's last real token, its cache extended; padding has position -1."""
@@ -136,7 +139,7 @@ class Transformer(nn.Module):
         order=None,
     ) -> tuple[jax.Array, Memory | None]:
         """What the head reads, and the encoder's memory in a model of two stacks."""
-        common = {"train": train, "attention": self.execution.attention}
+        common = {"train": train, "attention": self.execution.attention, "experts": self.execution.experts}
         *_, last = self.spec.stacks
         memory = None
         if len(self.spec.stacks) > 1 and inputs is not None:

@@ -83,6 +83,7 @@ Sublayer = Annotated[Component, SUBLAYER_KINDS]
 _MODULES = (
     "taxonomy.layers.attention",
     "taxonomy.layers.embeddings",
+    "taxonomy.layers.experts",
     "taxonomy.layers.feedforward",
     "taxonomy.layers.heads",
     "taxonomy.layers.initializers",
@@ -90,6 +91,7 @@ _MODULES = (
     "taxonomy.layers.positions",
     "taxonomy.layers.relative",
     "taxonomy.layers.rotary",
+    "taxonomy.layers.routers",
     "taxonomy.layers.temperature",
     "taxonomy.ops.losses",
     "taxonomy.ops.masks",

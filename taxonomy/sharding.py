@@ -4,7 +4,7 @@ Parameters and activations name what their dimensions mean; only this file knows
 
     replica   copies of everything, across slices        sequence   parts of one sequence
     data      parts of the batch                         tensor     parts of a layer's features
-    fsdp      parts of the batch and of the parameters   expert     different experts
+    fsdp      parts of the batch and of the parameters   expert     parts of the batch; different experts
 """
 
 import math
@@ -20,7 +20,9 @@ from taxonomy.errors import UserError, nearest
 MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor", "expert")
 
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("replica", "data", "fsdp"),
+    "batch": ("replica", "data", "fsdp", "expert"),
+    "expert_batch": ("replica", "data", "fsdp"),  # of what has been sent to experts
+    "experts": ("expert",),
     "time": ("sequence",),
     "features": (),
     "vocab": ("tensor",),

@@ -45,7 +45,7 @@ class Stack(nn.Module):
             elif self.scan:
                 scanned = nn.scan(
                     _Turn,
-                    variable_axes={"params": 0, "cache": 0},
+                    variable_axes={"params": 0, "cache": 0, "routing": 0},
                     split_rngs={"params": True, "dropout": True},
                     in_axes=nn.broadcast,
                     length=item.count,

@@ -3,6 +3,8 @@
 import jax
 from flax import struct
 
+from taxonomy.ops.grouped_matmul import Groups
+
 
 @struct.dataclass
 class Memory:
@@ -25,9 +27,10 @@ class Context:
     relative_NH: the table of relative positions that a stack's layers share, or None.
     ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
         Rows are then those of two streams, see `streams`.
+    groups: of rows that a stack of experts computes, for the feed-forward that they are; None for all tokens alike.
     train: dropout is active.
     cache_length: tokens a decoding cache must hold, or None when keys and values are not cached.
-    attention: name of the attention implementation, see `ops.attention`.
+    attention, experts: names of implementations, see `ops.attention` and `experts`.
     """
 
     positions_BT: jax.Array
@@ -38,6 +41,8 @@ class Context:
     relative_NH: jax.Array | None = None
     ranks_BT: jax.Array | None = None
     query_11D: jax.Array | None = None
+    groups: Groups | None = None
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
     attention: str = struct.field(pytree_node=False, default="auto")
+    experts: str = struct.field(pytree_node=False, default="auto")

@@ -9,11 +9,17 @@ import jax.numpy as jnp
 from taxonomy import registry
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, project
+from taxonomy.ops import grouped_matmul
+from taxonomy.ops.grouped_matmul import Groups
 from taxonomy.registry import Init, Norm, component
 
 
 class FeedForward(nn.Module, kw_only=True):
-    """down(activation(up(x))), maybe with a norm before `down`; subclasses choose the activation."""
+    """down(activation(up(x))), maybe with a norm before `down`; subclasses choose the activation.
+
+    Where the context has groups, it is a stack of experts, every parameter has a leading axis for them, and rows come as groups
+    say.
+    """
 
     initializer: Init
     bias: bool = False
@@ -26,31 +32,37 @@ class FeedForward(nn.Module, kw_only=True):
     def activate(self, x: jax.Array) -> jax.Array:
         raise TypeError("a subclass defines the activation")
 
-    def hidden(self, x_BTD: jax.Array) -> jax.Array:
-        """The activated hidden layer, (B, T, F)."""
-        return self.activate(self._expand(x_BTD, "up"))
+    def hidden(self, x: jax.Array, groups: Groups | None) -> jax.Array:
+        """The activated hidden layer, (..., F)."""
+        return self.activate(self._expand(x, "up", groups))
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        d_model = x_BTD.shape[-1]
-        h_BTF = self.hidden(x_BTD)
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        h = self.hidden(x, context.groups)
         if self.inner_norm is not None:
-            h_BTF = registry.instantiate(self.inner_norm, name="inner_norm")(h_BTF, ("mlp",))
-        kernel = declare(self, "down", (self.d_ff, d_model), ("mlp", "embed"), "residual", self.initializer)
-        bias = declare(self, "down_bias", (d_model,), ("embed",), "bias") if self.bias else None
-        return project(h_BTF, kernel, bias)
+            h = registry.instantiate(self.inner_norm, name="inner_norm")(h, ("mlp",))
+        return self._projected(h, "down", "residual", ("mlp", "embed"), x.shape[-1], context.groups)
 
-    def _expand(self, x_BTD: jax.Array, name: str) -> jax.Array:
-        kernel = declare(self, name, (x_BTD.shape[-1], self.d_ff), ("embed", "mlp"), "mlp", self.initializer)
-        bias = declare(self, f"{name}_bias", (self.d_ff,), ("mlp",), "bias") if self.bias else None
-        return project(x_BTD, kernel, bias)
+    def _expand(self, x: jax.Array, name: str, groups: Groups | None) -> jax.Array:
+        return self._projected(x, name, "mlp", ("embed", "mlp"), self.d_ff, groups)
+
+    def _projected(
+        self, x: jax.Array, name: str, role: str, axes: tuple[str, str], outputs: int, groups: Groups | None
+    ) -> jax.Array:
+        experts = None if groups is None else groups.count
+        kernel = declare(self, name, (x.shape[-1], outputs), axes, role, self.initializer, experts=experts)
+        bias = declare(self, f"{name}_bias", (outputs,), axes[1:], "bias", experts=experts) if self.bias else None
+        if groups is None:
+            return project(x, kernel, bias)
+        y = grouped_matmul.multiply(x, kernel, groups)
+        return y if bias is None else grouped_matmul.add(y, bias, groups)
 
 
 class GatedFeedForward(FeedForward, kw_only=True):
     """down(activation(gate(x)) * up(x)); subclasses choose the activation."""
 
-    def hidden(self, x_BTD: jax.Array) -> jax.Array:
-        return self.activate(self._expand(x_BTD, "gate")) * self._expand(x_BTD, "up")
+    def hidden(self, x: jax.Array, groups: Groups | None) -> jax.Array:
+        return self.activate(self._expand(x, "gate", groups)) * self._expand(x, "up", groups)
 
 
 @component("relu", kind="feedforward", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.3")
@@ -152,10 +164,10 @@ class ClampedSwiGLU(GatedFeedForward):
     limit: float
     alpha: float = 1.702
 
-    def hidden(self, x_BTD: jax.Array) -> jax.Array:
-        gate_BTF = jnp.minimum(self._expand(x_BTD, "gate"), self.limit)
-        up_BTF = jnp.clip(self._expand(x_BTD, "up"), -self.limit, self.limit)
-        return gate_BTF * jax.nn.sigmoid(self.alpha * gate_BTF) * (up_BTF + 1)
+    def hidden(self, x: jax.Array, groups: Groups | None) -> jax.Array:
+        gate = jnp.minimum(self._expand(x, "gate", groups), self.limit)
+        up = jnp.clip(self._expand(x, "up", groups), -self.limit, self.limit)
+        return gate * jax.nn.sigmoid(self.alpha * gate) * (up + 1)
 
 
 @component("swiglu", kind="feedforward", paper="Shazeer 2020, arXiv:2002.05202, eqs. 5 and 6")

@@ -14,8 +14,8 @@ from taxonomy import registry
 from taxonomy.registry import Component
 
 # What a parameter is for. Initialisers, optimizers and accounting treat parameters by role.
-MATRIX_ROLES = ("query", "key", "value", "mlp", "residual", "output")
-ROLES = (*MATRIX_ROLES, "embedding", "position", "relative", "gain", "bias")
+MATRIX_ROLES = ("query", "key", "value", "mlp", "residual", "router", "output")
+ROLES = (*MATRIX_ROLES, "embedding", "position", "relative", "gain", "bias", "selection")
 
 
 class Declared(nn.LogicallyPartitioned):
@@ -34,17 +34,24 @@ def declare(
     role: str,
     init: Component | None = None,
     inputs: int = 1,
+    experts: int | None = None,
 ) -> jax.Array:
-    """Declares a float32 parameter of `module`. The first `inputs` dimensions are the fan-in; tables (V, D) have fan-in D."""
+    """Declares a float32 parameter of `module`. The first `inputs` dimensions are the fan-in; tables (V, D) have fan-in D.
+
+    With `experts` there is one for each of them, on a leading axis.
+    """
     if role in ("embedding", "position", "output"):
         fan_in, fan_out = shape[-1], math.prod(shape[:-1])
     else:
         fan_in, fan_out = math.prod(shape[:inputs]), math.prod(shape[inputs:])
 
+    if experts is not None:
+        shape, axes = (experts, *shape), ("experts", *axes)
+
     def create(key):
         if role == "gain":
             value = jnp.ones(shape, jnp.float32)
-        elif role == "bias":
+        elif role in ("bias", "selection"):
             value = jnp.zeros(shape, jnp.float32)
         else:
             value = registry.instantiate(init)(key, shape, role, fan_in, fan_out)

@@ -6,7 +6,7 @@ alive and no product is computed twice. `reference` is the plain form.
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,8 @@ class Sums:
     """Weighted sums, float32. `loss`, over all tokens, is that trained with and has a gradient; the others are by row, (B).
 
     `nll` is -log P, `correct` counts tokens scored highest, `weight` is what they count for. A squared error is its own `nll`, and
-    none of its numbers is `correct`. others: of losses that are in `loss` but not in the rest, by name.
+    none of its numbers is `correct`. others: of losses that are in `loss` but not in the rest, by name. routing: sums of layers
+    with experts, see `layers.routing`.
     """
 
     loss: jax.Array
@@ -44,11 +45,12 @@ class Sums:
     correct: jax.Array
     weight: jax.Array
     others: dict[str, "Sums"] = struct.field(default_factory=dict)
+    routing: Any = struct.field(default_factory=dict)
 
     def collected(self, collect: Callable[[jax.Array], jax.Array]) -> "Sums":
         """The same with what is by row collected."""
         by_row = (collect(rows_B) for rows_B in (self.nll, self.correct, self.weight))
-        return Sums(self.loss, *by_row, {name: one.collected(collect) for name, one in self.others.items()})
+        return Sums(self.loss, *by_row, {name: one.collected(collect) for name, one in self.others.items()}, self.routing)
 
     def means_of_others(self) -> dict[str, jax.Array]:
         """NAME_loss and NAME_accuracy of each."""

@@ -125,7 +125,7 @@ def _count(model: spec.Model, context: int | None) -> Accounting:
         d_model=model.d_model,
         context=context,
         parameters=total,
-        active_parameters=total,
+        active_parameters=total - _inactive_parameters(model),
         embedding_parameters=sum(size for _, role, size in sizes if role in _TABLE_ROLES),
         by_part=tuple(parts.items()),
         flops_per_token=_matrix_flops(model) + attention_flops,
@@ -165,6 +165,12 @@ def _matrix_flops(model: spec.Model, streams: int = 1) -> float:
         layers * registry.instantiate(part).idle_elements(model.d_model) for _, layers, part in _parts(model, "idle_elements")
     )
     return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head - idle)
+
+
+def _inactive_parameters(model: spec.Model) -> int:
+    """Of experts that a token's path does not go through."""
+    parts = _parts(model, "inactive_parameters")
+    return sum(layers * registry.instantiate(part).inactive_parameters(model.d_model) for _, layers, part in parts)
 
 
 def _attention_flops(model: spec.Model, context: int, masked: bool) -> float:

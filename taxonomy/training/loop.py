@@ -261,7 +261,7 @@ class Run:
             return
         share = speed * self.flops_per_token / self.peak if speed else None
         line = {
-            **{k: float(v) for k, v in values.items() if k not in ("skipped", "parts")},
+            **{k: np.asarray(v, float).tolist() for k, v in values.items() if k not in ("skipped", "parts")},
             **plan.parts.figures(*values["parts"]),
             "learning_rate": rate,
             "tokens_seen": tokens,

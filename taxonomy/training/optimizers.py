@@ -25,7 +25,7 @@ def roles(declared: Any) -> Any:
 
 def decay_mask(declared: Any) -> Any:
     """True where weight decay acts: everything but gains and biases."""
-    return jax.tree.map(lambda d: d.role not in ("gain", "bias"), declared, is_leaf=_is_declared)
+    return jax.tree.map(lambda d: d.role not in ("gain", "bias", "selection"), declared, is_leaf=_is_declared)
 
 
 class Optimizer:
@@ -144,7 +144,7 @@ def _matrix_axes(declared: Declared) -> optax.contrib.MuonDimensionNumbers | Non
     """The input and output axes of a projection inside the stack; None for other parameters."""
     if declared.role not in MATRIX_ROLES or declared.role == "output":
         return None
-    shape, first = declared.value.shape, declared.names.count("layers")
+    shape, first = declared.value.shape, sum(name in ("layers", "experts") for name in declared.names)
     inputs, size = first, 1
     while size < declared.fan_in:
         size *= shape[inputs]

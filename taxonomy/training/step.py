@@ -12,6 +12,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from taxonomy import sharding
+from taxonomy.layers import routing
 from taxonomy.layers.params import Declared
 from taxonomy.model import Transformer, blank
 from taxonomy.ops.cross_entropy import Sums
@@ -118,7 +119,9 @@ class Trainer:
     def _sums(self, params: Any, batch: Batch, rngs: dict[str, jax.Array] | None = None) -> Sums:
         train, loss = rngs is not None, PLAIN if rngs is None else self.loss
         read = {name: array for name, array in batch.items() if name != "part"}
-        sums = self.model.apply({"params": params}, **read, train=train, loss=loss, rngs=rngs, method="loss")
+        # Layers with experts add what they report, and losses of their own.
+        arguments = dict(read, train=train, loss=loss, rngs=rngs, method="loss", mutable=["routing"])
+        sums, _ = self.model.apply({"params": params}, **arguments)
         part_B = batch.get("part", jnp.zeros(sums.weight.shape, jnp.int32))
         # A comparison instead of a scatter: every device adds up its own rows first.
         of_BP = part_B[:, None] == jnp.arange(self.parts)
@@ -135,7 +138,7 @@ class Trainer:
             gradients = jax.tree.map(lambda g: g * factor, gradients)
         updates, opt_state = self.transform.update(gradients, state.opt_state, state.params)
         updates = self.optimizer.scaled(updates, state.params, learning_rate, self.declared)
-        params = optax.apply_updates(state.params, updates)
+        params = routing.balanced(optax.apply_updates(state.params, updates), sums.routing)
         finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
@@ -146,6 +149,7 @@ class Trainer:
             "objective": sums.loss / weight,
             "accuracy": sums.correct.sum() / weight,
             **sums.means_of_others(),
+            **routing.figures(sums.routing, weight),
             "grad_norm": norm,
             "param_norm": optax.tree.norm(params),
             "skipped": skipped,

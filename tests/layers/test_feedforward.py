@@ -108,8 +108,8 @@ def test_clamped_swiglu_is_that_of_transformers_gpt_oss(random_params):
     class Given(type(module)):
         """The projections are given instead of computed."""
 
-        def _expand(self, x, name):
+        def _expand(self, x, name, groups):
             return jnp.asarray(gate_up[:, 0::2] if name == "gate" else gate_up[:, 1::2])
 
     fields = {name: getattr(module, name) for name in ("d_ff", "limit", "alpha", "initializer")}
-    np.testing.assert_allclose(Given(**fields).hidden(None), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(Given(**fields).hidden(None, None), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,133 @@
+"""A feed-forward of which every token uses a few parts: mixture of experts."""
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from taxonomy import registry
+from taxonomy.errors import UserError, nearest
+from taxonomy.layers.context import Context
+from taxonomy.layers.params import MATRIX_ROLES, Declared
+from taxonomy.layers.routers import Routed, load
+from taxonomy.layers.routing import Routing, sow
+from taxonomy.ops import dispatch
+from taxonomy.registry import Annotated, Component, component
+
+Router = Annotated[Component, ("router",)]
+FeedForward = Annotated[Component, ("feedforward",)]
+
+# How rows without a capacity are multiplied; "auto" takes what is fastest where it runs.
+IMPLEMENTATIONS = ("auto", "blocks", "ragged")
+
+
+@component("moe", kind="feedforward", paper="Shazeer et al. 2017, arXiv:1701.06538, eq. 1; Dai et al. 2024, arXiv:2401.06066")
+class MixtureOfExperts(nn.Module):
+    """The sum of what the experts that a router chose make of a token, weighted; plus what `shared` makes of all tokens.
+
+    capacity: an expert takes at most so many times its even share of a row's assignments, the rest are dropped and pass by the
+    layer; None drops nothing. evaluation_capacity: the same when not training. slots: the number of assignments itself, instead.
+    weigh: whether weights multiply what an expert gives or what it gets.
+    """
+
+    experts: int
+    top_k: int
+    router: Router
+    expert: FeedForward
+    shared: FeedForward | None = None
+    capacity: float | None = None
+    evaluation_capacity: float | None = None
+    slots: int | None = None
+    weigh: Literal["output", "input"] = "output"
+
+    def check(self) -> None:
+        if self.experts < 1:
+            raise ValueError(f"experts={self.experts} must be at least 1")
+        if self.expert.name == "moe" or self.expert.get("inner_norm"):
+            raise ValueError(f"expert={self.expert.name} must be a feed-forward of one stage, without an inner norm")
+        for name in ("capacity", "evaluation_capacity", "slots"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be above 0 (None drops nothing)")
+        if self.slots is not None and (self.capacity or self.evaluation_capacity):
+            raise ValueError("slots and capacity say the same: give one of them")
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        routed = registry.instantiate(self.router, name="router")(x_BTD, context)
+        time, d_model = x_BTD.shape[1:]
+        slots = self._slots(time, context.train)
+        if slots is None:
+            implementation = _implementation(context.experts)
+            layout = dispatch.dropless(routed.assignments.in_one_row(time), self.experts, implementation)
+            x_RTD = x_BTD.reshape(1, -1, d_model)
+        else:
+            layout, x_RTD = dispatch.with_capacity(routed.assignments, self.experts, slots), x_BTD
+        self._sow(routed, layout)
+        rows_RSD = layout.gather(x_RTD)
+        if self.weigh == "input":
+            rows_RSD = rows_RSD * layout.weights()[..., None].astype(rows_RSD.dtype)
+        y_RSD = self._computed(rows_RSD, layout, context)
+        y_BTD = layout.scatter(y_RSD, x_RTD.shape[1], self.weigh == "output").reshape(x_BTD.shape)
+        if self.shared is not None:
+            y_BTD = y_BTD + registry.instantiate(self.shared, name="shared")(x_BTD, context)
+        return y_BTD
+
+    def _slots(self, time: int, train: bool) -> int | None:
+        factor = self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
+        if factor is None:
+            return self.slots
+        return min(time, math.ceil(time * self.top_k / self.experts * factor))
+
+    def _computed(self, rows_RSD: jax.Array, layout: dispatch.Layout, context: Context) -> jax.Array:
+        """What the experts make of their rows."""
+        expert = registry.instantiate(self.expert, name="experts")
+        shape, context = rows_RSD.shape, context.replace(groups=layout.groups)
+        if layout.groups.sizes_E is not None:
+            return expert(rows_RSD[0], context)[None]
+        if layout.groups.of_G is not None:
+            blocks = rows_RSD.reshape(layout.groups.of_G.size, -1, shape[-1])
+            return expert(blocks, context).reshape(shape)
+        # From rows over all devices that share a batch to experts over devices: an all-to-all.
+        rows_BECD = rows_RSD.reshape(shape[0], self.experts, -1, shape[-1])
+        rows_BECD = nn.with_logical_constraint(rows_BECD, ("expert_batch", "experts", None, "features"))
+        y = expert(rows_BECD.swapaxes(0, 1).reshape(self.experts, -1, shape[-1]), context)
+        y_BECD = y.reshape(self.experts, shape[0], -1, shape[-1]).swapaxes(0, 1)
+        y_BECD = nn.with_logical_constraint(y_BECD, ("expert_batch", "experts", None, "features"))
+        return nn.with_logical_constraint(y_BECD.reshape(shape), ("batch", None, "features"))
+
+    def _sow(self, routed: Routed, layout: dispatch.Layout) -> None:
+        load_E = load(routed.assignments, self.experts).sum(0)
+        entropy_BT = -jnp.sum(jax.scipy.special.xlogy(routed.probabilities_BTE, routed.probabilities_BTE), -1)
+        of_live_BT = routed.live_BT.astype(jnp.float32)
+        found = jax.lax.stop_gradient((load_E, layout.dropped(), jnp.sum(entropy_BT * of_live_BT), of_live_BT.sum()))
+        rate = self.router.get("bias_rate")
+        sow(self, Routing(routed.loss_B, *(jnp.asarray(one, jnp.float32) for one in found), rate))
+
+    def inactive_parameters(self, d_model: int) -> int:
+        """Parameters of the experts that a token does not go to."""
+        return (self.experts - self.top_k) * sum(one.value.size for one in self._of_one(d_model))
+
+    def idle_elements(self, d_model: int) -> int:
+        """Those of them that would be multiplied by."""
+        of_one = sum(one.value.size for one in self._of_one(d_model) if one.role in MATRIX_ROLES)
+        return (self.experts - self.top_k) * of_one
+
+    def _of_one(self, d_model: int) -> list[Declared]:
+        """The declared parameters of one expert."""
+        module = registry.instantiate(self.expert, parent=None)
+
+        def init():
+            return module.init(jax.random.key(0), jnp.zeros((1, 1, d_model)), Context(jnp.zeros((1, 1), jnp.int32)))
+
+        return jax.tree.leaves(jax.eval_shape(init)["params"], is_leaf=lambda leaf: isinstance(leaf, Declared))
+
+
+def _implementation(name: str) -> str:
+    if name not in IMPLEMENTATIONS:
+        raise UserError(f"experts: unknown implementation '{name}'{nearest(name, IMPLEMENTATIONS)}")
+    if name != "auto":
+        return name
+    return "ragged" if jax.default_backend() == "tpu" else "blocks"

@@ -1,0 +1,95 @@
+"""What layers with experts report: losses of their own, and figures people watch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from taxonomy.ops.cross_entropy import Sums
+
+_NAME = "sums"
+
+
+@struct.dataclass
+class Routing:
+    """Of one layer, or on leading axes of those of a repeat; all but the bias rate float32.
+
+    loss_B: losses of its own by row, per token. load_E: assignments to each expert, `dropped` those of them without a slot.
+    entropy: of the router's probabilities in nats, summed over `tokens`. bias_rate: see `routers.TopK`.
+    """
+
+    loss_B: jax.Array
+    load_E: jax.Array
+    dropped: jax.Array
+    entropy: jax.Array
+    tokens: jax.Array
+    bias_rate: float | None = struct.field(pytree_node=False, default=None)
+
+
+def sow(module: nn.Module, routing: Routing) -> None:
+    """Puts what a layer reports into the variable collection "routing", when that is mutable."""
+    module.sow("routing", _NAME, routing, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+
+
+def added(sums: Sums, collection: Any) -> Sums:
+    """Sums with the losses of all layers, each row's as often as it has weight, and with what they report summed over rows."""
+    if not collection:
+        return sums
+    weight_B = jax.lax.stop_gradient(sums.weight)
+
+    def weighed(one: Routing) -> Routing:
+        return one.replace(loss_B=jnp.sum(one.loss_B * weight_B, -1))
+
+    found = jax.tree.map(weighed, collection, is_leaf=_is_routing)
+    return sums.replace(loss=sums.loss + sum(one.loss_B.sum() for _, one in layers(found)), routing=jax.lax.stop_gradient(found))
+
+
+def layers(tree: Any) -> Iterator[tuple[tuple[str, ...], Routing]]:
+    """Every report with the path of its layer."""
+    for path, one in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_routing)[0]:
+        yield tuple(entry.key for entry in path[:-1]), one
+
+
+def figures(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
+    """What to watch, over all layers.
+
+    router_loss: per token that counts. router_entropy: in nats. dropped_fraction: of assignments. expert_load: mean shares of
+    assignments times the number of experts. expert_load_max: the largest of any layer.
+    """
+    found = [one for _, one in layers(tree)]
+    if not found:
+        return {}
+    share = [one.load_E / jnp.maximum(one.load_E.mean(-1, keepdims=True), 1e-9) for one in found]
+    total = lambda name: sum(getattr(one, name).sum() for one in found)  # noqa: E731
+    result = {
+        "router_loss": total("loss_B") / weight,
+        "router_entropy": total("entropy") / total("tokens"),
+        "dropped_fraction": total("dropped") / total("load_E"),
+        "expert_load_max": jnp.stack([one.max() for one in share]).max(),
+    }
+    if len({one.shape[-1] for one in share}) == 1:
+        flat = jnp.concatenate([one.reshape(-1, one.shape[-1]) for one in share])
+        result["expert_load"] = flat.mean(0)
+    return result
+
+
+def balanced(params: Any, tree: Any) -> Any:
+    """Parameters with the selection biases moved towards experts with less than the mean load (arXiv:2408.15664, Algorithm 1)."""
+    for path, one in layers(tree):
+        if one.bias_rate is not None:
+            step = one.bias_rate * jnp.sign(one.load_E.mean(-1, keepdims=True) - one.load_E)
+            params = _moved(params, (*path, "router", "selection_bias"), step)
+    return params
+
+
+def _moved(tree: Any, path: tuple[str, ...], step: jax.Array) -> Any:
+    if not path:
+        return tree + step
+    return {**tree, path[0]: _moved(tree[path[0]], path[1:], step)}
+
+
+def _is_routing(leaf: Any) -> bool:
+    return isinstance(leaf, Routing)
