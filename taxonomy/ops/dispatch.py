@@ -20,9 +20,9 @@ _BLOCK = 128  # rows of a block at most: fewer waste less on experts with few ro
 class Assignments:
     """What a router decided.
 
-    In row b, assignment a sends token tokens_BA to expert experts_BA, where live_BA; earlier ones take precedence. weights_BA, float32,
-    weigh what the expert makes of the token. choices: how many assignments every token has, one after another, or None when they come
-    in another order.
+    In row b, assignment a sends token tokens_BA to expert experts_BA, where live_BA; earlier ones take precedence. weights_BA,
+    float32, weigh what the expert makes of the token. choices: how many assignments every token has, one after another, or None
+    when they come in another order.
     """
 
     tokens_BA: jax.Array
