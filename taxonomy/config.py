@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
         "remat": "none",
         "scan": True,
         "attention": "auto",
+        "experts": "auto",
         "loss_chunk": 1024,
         "log_every": 10,
         "max_skipped": 3,

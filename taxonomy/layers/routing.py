@@ -41,7 +41,9 @@ def added(sums: Sums, collection: Any) -> Sums:
     weight_B = jax.lax.stop_gradient(sums.weight)
 
     def weighed(one: Routing) -> Routing:
-        return one.replace(loss_B=jnp.sum(one.loss_B * weight_B, -1))
+        # Where two streams pass the layers, a row of the batch is several neighbours.
+        loss_B = one.loss_B.reshape(*one.loss_B.shape[:-1], weight_B.size, -1).mean(-1)
+        return one.replace(loss_B=jnp.sum(loss_B * weight_B, -1))
 
     found = jax.tree.map(weighed, collection, is_leaf=_is_routing)
     return sums.replace(loss=sums.loss + sum(one.loss_B.sum() for _, one in layers(found)), routing=jax.lax.stop_gradient(found))
