@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
         "schedule": "cosine(peak=3e-4, warmup='1%', final=0.1)",
         "clip": 1.0,
         "loss": "cross_entropy",
+        "ahead": float,
         "dtype": "bfloat16",
         "remat": "none",
         "scan": True,
@@ -86,6 +87,7 @@ _MODEL_KEYS = (
     "head",
     "final_norm",
     "encoder_norm",
+    "ahead",
 )
 _IN_MODEL = (["model"], ["model", "generator"])
 

@@ -25,9 +25,9 @@ from taxonomy.errors import UserError
 
 _SCALARS = ("vocab", "d_model", "context", "inputs")
 # The order of a page: what the stack is made of, then what its parts default to. Other keys are sublayers.
-_FIRST = ("encoder", "decoder", "blocks")
+_FIRST = ("encoder", "decoder", "ahead", "blocks")
 _LAST = ("norm", "position", "mask", "embedding", "head", "encoder_norm", "final_norm", "initializer", "generator")
-_RECIPE = ("tokens", "steps", "batch_tokens", "batch_ramp", "context", "optimizer", "schedule", "clip", "loss")
+_RECIPE = ("tokens", "steps", "batch_tokens", "batch_ramp", "context", "optimizer", "schedule", "clip", "loss", "ahead")
 
 
 def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict
         "parameters": costs.parameters,
         "active_parameters": costs.active_parameters,
         "embedding_parameters": costs.embedding_parameters,
-        **({"generator_parameters": costs.generator_parameters} if costs.generator_parameters else {}),
+        **{key: getattr(costs, key) for key in ("generator_parameters", "ahead_parameters") if getattr(costs, key)},
         "parameters_by_part": dict(costs.by_part),
         "published": about.published,
         "flops_per_token": costs.flops_per_token,
@@ -75,7 +75,7 @@ def components(model: Mapping[str, Any]) -> dict[str, str]:
     for key in (*_FIRST, *own, *_LAST):
         value = model.get(key)
         if key == "blocks":
-            algebra = f"{model.get('encoder')} {model.get('decoder')}"
+            algebra = f"{model.get('encoder')} {model.get('decoder')} {model.get('ahead')}"
             used = dict.fromkeys(word for word in re.findall(r"\w+", algebra) if word in value)
             found |= {f"blocks.{block}": value[block] for block in used}
         elif key == "generator" and value:
@@ -172,6 +172,7 @@ def _sections(descriptions: list[dict[str, Any]]) -> Iterator[list[tuple[str, li
         row("of them active", lambda d: f"{d['active_parameters']:,}" if d["active_parameters"] != d["parameters"] else ""),
         row("of them in tables", lambda d: f"{d['embedding_parameters']:,}"),
         row("and in the generator", lambda d: f"{d['generator_parameters']:,}" if "generator_parameters" in d else ""),
+        row("and in modules ahead", lambda d: f"{d['ahead_parameters']:,}" if "ahead_parameters" in d else ""),
         row("forward FLOPs/token", lambda d: _size(d["flops_per_token"], "FLOP")),
         row("training FLOPs/token", lambda d: _size(d["train_flops_per_token"], "FLOP")),
         row("cache bytes/token", lambda d: f"{d['kv_cache_bytes_per_token']:,} (bfloat16)"),

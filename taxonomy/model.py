@@ -1,12 +1,14 @@
 """Embedding -> encoder and/or decoder -> head."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from taxonomy import ahead as modules_ahead
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.layers import embeddings, routing, streams
@@ -64,6 +66,8 @@ class Transformer(nn.Module):
         self.head = registry.instantiate(self.spec.head)
         if self.spec.generator is not None:
             self.generator = Transformer(self.spec.generator, self.execution, self.embedding)
+        for name, module in modules_ahead.modules(self.spec, self.execution.remat).items():
+            setattr(self, name, module)
 
     def __call__(
         self,
@@ -79,7 +83,9 @@ class Transformer(nn.Module):
         `others`: prefix, types, order, inputs, input_positions, input_segments. Inputs may be left out once a cache has what they
         gave.
         """
-        x_BTD, _ = self._features(tokens, positions, segments, train, cache_length, **others)
+        x_BTD, context = self._features(tokens, positions, segments, train, cache_length, **others)
+        if self.is_initializing():
+            list(self._ahead(x_BTD, tokens, context))
         return cross_entropy.logits(*self._projected(x_BTD))
 
     def loss(
@@ -93,21 +99,32 @@ class Transformer(nn.Module):
         loss: Loss = PLAIN,
         input_targets: jax.Array | None = None,
         input_weights: jax.Array | None = None,
+        ahead: float = 1.0,
         **others: jax.Array,
     ) -> cross_entropy.Sums:
         """Sums of the loss of saying `targets`, as `loss` counts it; `weights` (B, T) default to one. `others` as above.
 
         With `input_targets` and `input_weights` (B, S) the encoder has a loss of its own on the same head, which is added. Losses
-        of routers are added when the collection "routing" is mutable; they count for as much as the row's weights.
+        of routers are added when the collection "routing" is mutable; they count for as much as the row's weights. `ahead`: what
+        the loss of the modules that predict further ahead counts, averaged over their depths; "ahead" in the sums' `others` has it,
+        added up over the depths.
         """
-        x_BTD, memory = self._features(tokens, positions, segments, train, None, **others)
+        x_BTD, context = self._features(tokens, positions, segments, train, None, **others)
         if weights is None:
             weights = jnp.ones(targets.shape[:2], jnp.float32)
         chunk = self.execution.loss_chunk
         sums = cross_entropy.cross_entropy(*self._projected(x_BTD), targets, weights, loss, chunk)
         if input_targets is not None:
-            own = cross_entropy.cross_entropy(*self._projected(memory.x_BSD), input_targets, input_weights, loss, chunk)
+            read = self._projected(context.memory.x_BSD)
+            own = cross_entropy.cross_entropy(*read, input_targets, input_weights, loss, chunk)
             sums = jax.tree.map(jnp.add, sums, own)
+        if self.spec.ahead is not None:
+            depths, beyond = len(self.spec.ahead), cross_entropy.zeros(len(tokens))
+            wanted = modules_ahead.wanted(targets, weights, segments, depths)
+            for read_BTD, (targets, weights) in zip(self._ahead(x_BTD, tokens, context), wanted, strict=True):
+                found = cross_entropy.cross_entropy(*self._projected(read_BTD), targets, weights, loss, chunk)
+                beyond = jax.tree.map(jnp.add, beyond, found)
+            sums = sums.replace(loss=sums.loss + ahead / depths * beyond.loss, others={"ahead": beyond})
         return routing.added(sums, self.variables.get("routing"))
 
     def last_logits(self, tokens: jax.Array, positions: jax.Array, cache_length: int, **others: jax.Array) -> jax.Array:
@@ -120,6 +137,17 @@ class Transformer(nn.Module):
     def features(self, tokens: jax.Array, positions=None, segments=None, train: bool = False, **others: jax.Array) -> jax.Array:
         """What the head reads, (B, T, D)."""
         return self._features(tokens, positions, segments, train, None, **others)[0]
+
+    def _ahead(self, x_BTD: jax.Array, tokens: jax.Array, context: Context) -> Iterator[jax.Array]:
+        """What the head reads (B, T, D) at each depth beyond the next token, from what it reads for that."""
+        if self.spec.ahead is None:
+            return
+        *_, last = self.spec.stacks
+        e_BTD, context = self._embedded(last, tokens, context)
+        for depth in range(1, len(self.spec.ahead) + 1):
+            module = getattr(self, f"{modules_ahead.PREFIX}{depth}")
+            x_BTD = module(x_BTD, modules_ahead.later(e_BTD, depth), context)
+            yield x_BTD
 
     def _projected(self, x: jax.Array) -> tuple[jax.Array, cross_entropy.Projection]:
         return self.head(x, self.embedding.table_VD)
@@ -137,8 +165,8 @@ class Transformer(nn.Module):
         input_segments=None,
         types=None,
         order=None,
-    ) -> tuple[jax.Array, Memory | None]:
-        """What the head reads, and the encoder's memory in a model of two stacks."""
+    ) -> tuple[jax.Array, Context]:
+        """What the head reads, and the context of the tokens."""
         common = {"train": train, "attention": self.execution.attention, "experts": self.execution.experts}
         *_, last = self.spec.stacks
         memory = None
@@ -158,15 +186,19 @@ class Transformer(nn.Module):
             raise UserError("order: not read by this model (model.mask='permutation' would)")
         else:
             x_BTD = streams.end(self._through(last, tokens, streams.begin(context, order, vector_11D)), order)
-        return x_BTD if self.spec.final_norm is None else self.final_norm(x_BTD), memory
+        return x_BTD if self.spec.final_norm is None else self.final_norm(x_BTD), context
 
     def _through(self, name: str, tokens, context: Context) -> jax.Array:
         """Token embeddings through a stack."""
+        return getattr(self, name)(*self._embedded(name, tokens, context))
+
+    def _embedded(self, name: str, tokens, context: Context) -> tuple[jax.Array, Context]:
+        """Token embeddings, and the context with what all layers of a stack share."""
         beside = name == "encoder" and len(self.spec.stacks) > 1
         x_BTD = self.embedding(tokens, context, jnp.dtype(self.execution.dtype), beside)
         if shared_position(self.spec, name) is not None:
             context = context.replace(relative_NH=getattr(self, f"{name}_positions").table(_heads(self.spec, name)))
-        return getattr(self, name)(x_BTD, context)
+        return x_BTD, context
 
     def _places(self, tokens, positions) -> jax.Array:
         if positions is None:
@@ -247,7 +279,8 @@ def _heads(model: spec.Model, stack: str) -> int:
 
 def shared_position(model: spec.Model, stack: str) -> Component | None:
     """The position whose table all layers of a stack share, if there is one."""
-    blocks = (model.block(name) for name in dict.fromkeys(model.stacks[stack]))
+    beside = model.ahead or () if stack == "decoder" else ()
+    blocks = (model.block(name) for name in dict.fromkeys((*model.stacks[stack], *beside)))
     found = dict.fromkeys(part for block in blocks for part in block.walk() if part.kind == "position" and part.get("shared"))
     if len(found) > 1:
         raise UserError(
@@ -278,10 +311,10 @@ def build(section, **execution) -> Transformer:
 
 
 def nets(model: spec.Model, params: Any) -> dict[str, tuple[spec.Model, Any]]:
-    """Each net with its parameters, as a model of its own: "model" and, beside one, "generator"."""
+    """Each net with its parameters, as a model of its own: "model", as it is after training, and beside one "generator"."""
+    own = {name: part for name, part in params.items() if name != "generator" and not name.startswith(modules_ahead.PREFIX)}
     if model.generator is None:
-        return {"model": (model, params)}
-    own = {name: part for name, part in params.items() if name != "generator"}
+        return {"model": (model.alone, own)}
     vectors = own["embedding"].get("vectors", own["embedding"])
     beside = params["generator"]
     embedding = {"vectors": vectors, **beside.get("embedding", {})} if model.generator.embedding.get("base") else vectors

@@ -21,6 +21,8 @@ _PART_KINDS = {
     "encoder_norm": "norm",
 }
 STACKS = ("encoder", "decoder")
+# Keys that are layer algebra.
+_ALGEBRA = (*STACKS, "ahead")
 _REQUIRED_SCALARS = ("vocab", "d_model", "context")
 
 
@@ -175,7 +177,8 @@ class Model:
 
     `final_norm` follows the decoder, or the encoder of a model that has no other stack; `encoder_norm` the encoder of one that has.
     `context` and `inputs`: tokens of the decoder (or the only stack) and of the encoder beside it. `generator`: the net trained
-    beside this one, whose samples this one tells from the original.
+    beside this one, whose samples this one tells from the original. `ahead`: the blocks of the modules that predict further ahead
+    while training, one for each, and `ahead_norm` the norm of what they join, see `ahead.Ahead`.
     """
 
     vocab: int
@@ -191,11 +194,13 @@ class Model:
     encoder: Layers | None
     decoder: Layers | None
     generator: "Model | None" = None
+    ahead: Layers | None = None
+    ahead_norm: Component | None = None
 
     @property
     def alone(self) -> "Model":
-        """The same without a generator: what is left after training."""
-        return dataclasses.replace(self, generator=None)
+        """The same without a generator and modules that predict further ahead: what is left after training."""
+        return dataclasses.replace(self, generator=None, ahead=None, ahead_norm=None)
 
     def block(self, name: str) -> Component:
         return dict(self.blocks)[name]
@@ -249,7 +254,7 @@ def model(section: Mapping[str, Any]) -> Model:
         if section.get(key) is None:
             raise UserError(f"model.{key}: required, but missing (the model section has: {', '.join(section)})")
     _check_types(section)
-    keys = {k: v for k, v in section.items() if isinstance(v, str) and k not in STACKS}
+    keys = {k: v for k, v in section.items() if isinstance(v, str) and k not in _ALGEBRA}
     keys.setdefault("mask", "causal" if "decoder" in present else "full")
     keys.setdefault("embedding", "table")
 
@@ -272,6 +277,10 @@ def model(section: Mapping[str, Any]) -> Model:
     _check_unused(section, keys, resolved)
     _check_sources(stacks, resolved)
     _check_orders(stacks, resolved)
+    ahead = None
+    if section.get("ahead") is not None:
+        ahead = notation.layers(section["ahead"], blocks, scalars, "model.ahead")
+        _check_ahead(ahead, resolved, present, keys, part("head"))
     norms = [
         _norm_after(key, section, keys, resolved, layers, part)
         for key, layers in zip(_norm_keys(present), stacks.values(), strict=True)
@@ -287,6 +296,8 @@ def model(section: Mapping[str, Any]) -> Model:
         blocks=tuple(resolved.items()),
         encoder=stacks.get("encoder"),
         decoder=stacks.get("decoder"),
+        ahead=ahead,
+        ahead_norm=part("norm") if ahead else None,
     )
 
 
@@ -342,12 +353,28 @@ def _check_orders(stacks: Mapping[str, Layers], blocks: Mapping[str, Component])
             raise UserError(f"model.blocks.{block}: mask={ordered[0]} needs model.encoder and no model.decoder")
 
 
+def _check_ahead(
+    ahead: Layers, blocks: Mapping[str, Component], present: list[str], keys: Mapping[str, str], head: Component
+) -> None:
+    """A module joins a token with the next ones, so no token before it may see it."""
+    if present != ["decoder"]:
+        raise UserError(f"model.ahead: needs model.decoder and no model.encoder, but there is model.{' and model.'.join(present)}")
+    if "norm" not in keys:
+        raise UserError("model.norm: required by model.ahead, whose modules begin with two norms")
+    if head.get("vocab") is None:
+        raise UserError(f"model.ahead: needs a head that says tokens, but there is model.head={head}")
+    for block in dict.fromkeys(ahead):
+        for part in blocks[block].walk():
+            if part.kind == "mask" and not registry.instantiate(part).causal:
+                raise UserError(f"model.ahead: needs masks that are causal, but block '{block}' has mask={part}")
+
+
 def _check_types(section: Mapping[str, Any]) -> None:
     # An ml_collections ConfigDict behaves like a mapping without being registered as one.
     if not hasattr(section["blocks"], "items"):
         raise UserError(f"model.blocks: expected blocks by name, such as block='pre(attention, mlp)', got {section['blocks']!r}")
     for key, value in section.items():
-        if key in _PART_KINDS or key in STACKS:
+        if key in _PART_KINDS or key in _ALGEBRA:
             types, allowed = (str,), "a sentence such as 'rope(theta=500000)'"
         else:
             types, allowed = (str, int, float), "a sentence such as 'gelu(d_ff=4*d_model)', or a number"
@@ -386,7 +413,7 @@ def _check_unused(section: Mapping[str, Any], keys: Mapping[str, str], resolved:
     used = {c.label for block in resolved.values() for c in block.walk()} | in_blocks
     everywhere = in_blocks | named(v for v in section.values() if isinstance(v, str))
     for key, value in section.items():
-        known = key in (*_PART_KINDS, *STACKS, *_REQUIRED_SCALARS, "blocks", "inputs") or value is None
+        known = key in (*_PART_KINDS, *_ALGEBRA, *_REQUIRED_SCALARS, "blocks", "inputs") or value is None
         if not known and key not in (used if key in keys else everywhere):
-            options = [*_PART_KINDS, *STACKS, *_REQUIRED_SCALARS, "blocks", *in_blocks]
+            options = [*_PART_KINDS, *_ALGEBRA, *_REQUIRED_SCALARS, "blocks", *in_blocks]
             raise NotationError(f"model.{key}: nothing uses this key{nearest(key, options)}")

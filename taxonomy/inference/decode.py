@@ -110,7 +110,8 @@ def generate_tokens(
     _check(model_spec, prompts, max_new_tokens, vocab_size)
     if not prompts:
         return []
-    params = _scanned(meta.unbox(params), model_spec)
+    model_spec, params = model_lib.nets(model_spec, meta.unbox(params))["model"]
+    params = _scanned(params, model_spec)
     lengths_B = np.array([len(row) for row in prompts], np.int32)
     tokens_BT, positions_BT = _padded(prompts)
     given = {} if inputs is None else dict(zip(("inputs", "input_positions"), _padded(inputs), strict=True))

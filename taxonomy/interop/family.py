@@ -168,7 +168,7 @@ def all_layers(model: spec.Model, stack: str = "decoder", sublayers: tuple[str, 
         raise Inexpressible(f"a model that is {model.structure} where one with a stack '{stack}' is expected")
     for name in layers.names():
         block = model.block(name)
-        parts = block["sublayers"]
+        parts = block.get("sublayers", ())
         if tuple(part.kind for part in parts) != sublayers:
             raise Inexpressible(f"a block of ({', '.join(part.name for part in parts)}) where ({', '.join(sublayers)}) is expected")
         for part in parts:

@@ -8,9 +8,9 @@ projections, the head (the token table when it is tied), scores and weighted sum
 allows, averaged over a document of `context` tokens: half of all pairs when causal. `masked=False` counts all pairs, as the
 reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Training costs 3 forward
 passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again to sample from a generator.
-A generator is left behind after training: its parameters are counted apart, and its FLOPs are those of training alone. No token is
-global. Where an order is read (`ordered`), two streams pass the layers and share keys, values and the head; attention counts all
-pairs, for which of them are seen is the order's.
+A generator and modules that predict further ahead are left behind after training: their parameters are counted apart, and their
+FLOPs are those of training alone. No token is global. Where an order is read (`ordered`), two streams pass the layers and share
+keys, values and the head; attention counts all pairs, for which of them are seen is the order's.
 """
 
 import dataclasses
@@ -26,8 +26,10 @@ import jax.numpy as jnp
 
 from taxonomy import model as model_lib
 from taxonomy import registry, spec
+from taxonomy.ahead import PREFIX
 from taxonomy.layers.cache import cache_slots
 from taxonomy.layers.params import MATRIX_ROLES, Declared
+from taxonomy.notation import Layers
 from taxonomy.registry import Component
 
 _TABLE_ROLES = ("embedding", "position")
@@ -41,6 +43,7 @@ class Accounting:
     by_part: parameters by module, as (path, count). attention_flops_per_token: the part of flops_per_token that grows with context.
     kv_cache_bytes_per_token: while no window is full. kv_cache_bytes: of one row at full context, windows respected.
     generator_parameters: those that only the generator has. generator_flops_per_token: of the generator.
+    ahead_parameters: those of the modules that predict further ahead. ahead_flops_per_token: of them, with the head that each uses.
     """
 
     layers: int
@@ -56,11 +59,13 @@ class Accounting:
     kv_cache_bytes: int
     generator_parameters: int = 0
     generator_flops_per_token: float = 0.0
+    ahead_parameters: int = 0
+    ahead_flops_per_token: float = 0.0
 
     @property
     def train_flops_per_token(self) -> float:
-        """Forward and backward, with the generator and without an order."""
-        return 3 * (self.flops_per_token + self.generator_flops_per_token)
+        """Forward and backward, with what is left behind after training and without an order."""
+        return 3 * (self.flops_per_token + self.generator_flops_per_token + self.ahead_flops_per_token)
 
     @property
     def six_n(self) -> int:
@@ -88,10 +93,16 @@ def forward_flops_per_token(
 
 
 def train_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None, ordered: bool = False) -> float:
-    """Forward and backward FLOPs per token, with those of a generator: the numerator of a model FLOPs utilisation."""
+    """Forward and backward FLOPs per token, with what is left behind after training: the numerator of a FLOPs utilisation."""
     model = _parsed(model)
     nets = [model] if model.generator is None else [model, model.generator]
-    return 3 * sum(forward_flops_per_token(net, context, ordered=ordered) for net in nets)
+    return 3 * (sum(forward_flops_per_token(net, context, ordered=ordered) for net in nets) + ahead_flops_per_token(model, context))
+
+
+def ahead_flops_per_token(model: spec.Model, context: int | None = None, masked: bool = True) -> float:
+    """Forward FLOPs per token of the modules that predict further ahead: each is a model of one block, and a join before it."""
+    one_block = (dataclasses.replace(model.alone, decoder=Layers((block,))) for block in model.ahead or ())
+    return math.fsum(4 * model.d_model**2 + forward_flops_per_token(one, context, masked) for one in one_block)
 
 
 def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
@@ -101,11 +112,14 @@ def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
 @functools.lru_cache(maxsize=1024)
 def _count(model: spec.Model, context: int | None) -> Accounting:
     context = context or model.context
-    if model.generator is not None:
+    if model != model.alone:
+        sizes = [(path, one.value.size) for path, one in declarations(model)]
         return dataclasses.replace(
             _count(model.alone, context),
-            generator_parameters=sum(one.value.size for path, one in declarations(model) if path.startswith("generator/")),
-            generator_flops_per_token=forward_flops_per_token(model.generator, context),
+            generator_parameters=sum(size for path, size in sizes if path.startswith("generator/")),
+            generator_flops_per_token=forward_flops_per_token(model.generator, context) if model.generator else 0.0,
+            ahead_parameters=sum(size for path, size in sizes if path.startswith(PREFIX)),
+            ahead_flops_per_token=ahead_flops_per_token(model, context),
         )
     sizes = [(part, declared.role, declared.value.size) for part, declared in declarations(model)]
     parts: Counter[str] = Counter()

@@ -90,7 +90,8 @@ def make_trainer(plan: Plan) -> Trainer:
     """The compiled functions of a plan on the mesh of its config."""
     train = plan.config.train
     module = model_lib.build(plan.model, **dataclasses.asdict(plan.execution))
-    return Trainer(module, plan.optimizer, sharding.make_mesh(plan.config.mesh), train.clip, plan.loss, plan.parts.count)
+    mesh = sharding.make_mesh(plan.config.mesh)
+    return Trainer(module, plan.optimizer, mesh, train.clip, plan.loss, plan.parts.count, train.ahead)
 
 
 def make_examples(plan: Plan, prepared):

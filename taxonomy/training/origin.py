@@ -9,6 +9,7 @@ import ml_collections
 from flax import traverse_util
 
 from taxonomy import stack
+from taxonomy.ahead import PREFIX
 from taxonomy.data.tokenizers import DESCRIPTION, Tokenizer
 from taxonomy.errors import UserError
 from taxonomy.training import checkpoints
@@ -16,8 +17,8 @@ from taxonomy.training.plan import Plan
 from taxonomy.training.step import Trainer, TrainState
 
 KEY = "init_from"
-# The one part of a model that may be new.
-HEAD = "head/"
+# The parts of a model that may be new: the head, and modules that predict further ahead.
+NEW = ("head/", PREFIX)
 
 
 def find(workdir: pathlib.Path, given: str | None) -> dict[str, Any] | None:
@@ -60,8 +61,8 @@ def tokenizer(config: ml_collections.ConfigDict, recipe: Any, workdir: pathlib.P
 def begin(plan: Plan, trainer: Trainer, origin: dict[str, Any], say=print) -> tuple[TrainState, dict[str, Any]]:
     """The state at step 0 with the parameters of the origin and a fresh optimizer, and what the manifest says of them.
 
-    Parameters of a head that the origin has not are initialised; those of its own head that are not wanted are left out. Raises
-    UserError when other parameters differ, or any shape.
+    Parameters of a head, or of modules that predict further ahead, that the origin has not are initialised; those of its own that
+    are not wanted are left out. Raises UserError when other parameters differ, or any shape.
     """
     place = origin["workdir"]
     theirs, meta = checkpoints.Checkpoints(place).restore_params(say)
@@ -74,7 +75,7 @@ def begin(plan: Plan, trainer: Trainer, origin: dict[str, Any], say=print) -> tu
             raise UserError(f"--init_from: {name} is {shapes}")
     new, left = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     for name in (*new, *left):
-        if not name.startswith(HEAD):
+        if not name.startswith(NEW):
             raise UserError(f"--init_from: {name} is not in {place if name in new else 'this model'}; only the head may differ")
     params = traverse_util.unflatten_dict({name: theirs.get(name, own) for name, own in ours.items()}, sep="/")
     say(f"beginning with the parameters of step {meta['step']} of {place}")

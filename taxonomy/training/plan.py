@@ -103,6 +103,11 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         raise UserError(f"config.train.clip: must be above 0, got {train.clip}")
     for metric in config.evaluation.metrics:
         registry.create("metric", metric, "config.evaluation.metrics")
+    if (train.ahead is None) != (parsed.ahead is None):
+        wanted = "a weight for the loss of" if parsed.ahead else "not read by a model without"
+        raise UserError(f"config.train.ahead: {wanted} the modules of model.ahead{' is required' if parsed.ahead else ''}")
+    if train.ahead is not None and not train.ahead >= 0:
+        raise UserError(f"config.train.ahead: must not be negative, got {train.ahead}")
     per_step = batches.before(steps) * context / steps
     return Plan(
         config=config,

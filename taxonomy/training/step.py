@@ -37,10 +37,21 @@ class Trainer:
     """The compiled functions of one run on one mesh. `declared` and `abstract` describe its parameters and its state."""
 
     def __init__(
-        self, model: Transformer, optimizer: Optimizer, mesh: Mesh, clip: float | None = 1.0, loss: Loss = PLAIN, parts: int = 1
+        self,
+        model: Transformer,
+        optimizer: Optimizer,
+        mesh: Mesh,
+        clip: float | None = 1.0,
+        loss: Loss = PLAIN,
+        parts: int = 1,
+        ahead: float | None = None,
     ):
-        """`parts`: how many there are of what a row's `part` in a batch says; sums are apart for each."""
+        """`parts`: how many there are of what a row's `part` in a batch says; sums are apart for each.
+
+        `ahead`: what the loss of modules that predict further ahead counts, where there are any.
+        """
         self.model, self.optimizer, self.mesh, self.clip, self.loss, self.parts = model, optimizer, mesh, clip, loss, parts
+        self.options = {} if ahead is None else {"ahead": ahead}
         self.declared = jax.eval_shape(lambda: model.init(jax.random.key(0), **blank(model.spec)))["params"]
         self.transform = optimizer.transform(self.declared)
         self.abstract = jax.eval_shape(self._create, jax.random.key(0))
@@ -120,7 +131,7 @@ class Trainer:
         train, loss = rngs is not None, PLAIN if rngs is None else self.loss
         read = {name: array for name, array in batch.items() if name != "part"}
         # Layers with experts add what they report, and losses of their own.
-        arguments = dict(read, train=train, loss=loss, rngs=rngs, method="loss", mutable=["routing"])
+        arguments = dict(read, **self.options, train=train, loss=loss, rngs=rngs, method="loss", mutable=["routing"])
         sums, _ = self.model.apply({"params": params}, **arguments)
         part_B = batch.get("part", jnp.zeros(sums.weight.shape, jnp.int32))
         # A comparison instead of a scatter: every device adds up its own rows first.
