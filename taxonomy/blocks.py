@@ -19,6 +19,7 @@ class Block(nn.Module, kw_only=True):
     dropout: float = 0.0
 
     leaves_stream_unnormalised = True
+    share = 1.0  # of the tokens, how many go through
 
     def check(self) -> None:
         if not self.sublayers:

@@ -96,6 +96,7 @@ _MODULES = (
     "taxonomy.ops.losses",
     "taxonomy.ops.masks",
     "taxonomy.blocks",
+    "taxonomy.depths",
     "taxonomy.data.functions",
     "taxonomy.data.mixture",
     "taxonomy.data.pairs",

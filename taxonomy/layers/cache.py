@@ -18,7 +18,8 @@ def cached(module: nn.Module, k_BTGK: jax.Array, v_BTGK: jax.Array, context: Con
     # Heads first, the order in which scores and outputs read them, so that no step transposes the cache.
     k_BGTK, v_BGTK = k_BTGK.transpose(0, 2, 1, 3), v_BTGK.transpose(0, 2, 1, 3)
     if context.cache_length is None:
-        return Keys(k_BGTK, v_BGTK, context.positions_BT, context.segments_BT, True, context.prefix_BT, streams.key_ranks(context))
+        aligned, ranks_BT = context.reach is None, streams.key_ranks(context)
+        return Keys(k_BGTK, v_BGTK, context.positions_BT, context.segments_BT, aligned, context.prefix_BT, ranks_BT)
     batch, groups, time, head_dim = k_BGTK.shape
     length = cache_slots(context.cache_length, window)
     k = module.variable("cache", "cached_key", jnp.zeros, (batch, groups, length, head_dim), k_BTGK.dtype)

@@ -28,6 +28,7 @@ class Context:
     ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
         Rows are then those of two streams, see `streams`.
     groups: of rows that a stack of experts computes, for the feed-forward that they are; None for all tokens alike.
+    reach: where only some tokens of a row are here, how many there are in all; None where all are, side by side.
     train: dropout is active.
     cache_length: tokens a decoding cache must hold, or None when keys and values are not cached.
     attention, experts: names of implementations, see `ops.attention` and `experts`.
@@ -42,6 +43,7 @@ class Context:
     ranks_BT: jax.Array | None = None
     query_11D: jax.Array | None = None
     groups: Groups | None = None
+    reach: int | None = struct.field(pytree_node=False, default=None)
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
     attention: str = struct.field(pytree_node=False, default="auto")

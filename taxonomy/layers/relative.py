@@ -122,7 +122,7 @@ class TransformerXLPosition(NoPosition):
             q_BTHK = q_BTHK + (v_HK - u_HK)
             time, keys = q_BTHK.shape[1], k_positions_BS.shape[1]
             if offset is None:
-                highest = (context.cache_length or keys) - 1
+                highest = (context.cache_length or context.reach or keys) - 1
                 distance_R = jnp.arange(-highest, highest + 1)
             else:
                 distance_R = offset + time - 1 - jnp.arange(time + keys - 1)

@@ -1,4 +1,4 @@
-"""What layers with experts report: losses of their own, and figures people watch."""
+"""What layers that choose report: losses of their own, and figures people watch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +29,19 @@ class Routing:
     bias_rate: float | None = struct.field(pytree_node=False, default=None)
 
 
-def sow(module: nn.Module, routing: Routing) -> None:
+@struct.dataclass
+class Predicted:
+    """Of a layer that some tokens go through and a predictor of which: its loss by row, per token, and how often it is `right`."""
+
+    loss_B: jax.Array
+    right: jax.Array
+    tokens: jax.Array
+
+
+Report = Routing | Predicted
+
+
+def sow(module: nn.Module, routing: Report) -> None:
     """Puts what a layer reports into the variable collection "routing", when that is mutable."""
     module.sow("routing", _NAME, routing, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
@@ -40,28 +52,39 @@ def added(sums: Sums, collection: Any) -> Sums:
         return sums
     weight_B = jax.lax.stop_gradient(sums.weight)
 
-    def weighed(one: Routing) -> Routing:
+    def weighed(one: Report) -> Report:
         # Where two streams pass the layers, a row of the batch is several neighbours.
         loss_B = one.loss_B.reshape(*one.loss_B.shape[:-1], weight_B.size, -1).mean(-1)
         return one.replace(loss_B=jnp.sum(loss_B * weight_B, -1))
 
-    found = jax.tree.map(weighed, collection, is_leaf=_is_routing)
+    found = jax.tree.map(weighed, collection, is_leaf=_is_report)
     return sums.replace(loss=sums.loss + sum(one.loss_B.sum() for _, one in layers(found)), routing=jax.lax.stop_gradient(found))
 
 
-def layers(tree: Any) -> Iterator[tuple[tuple[str, ...], Routing]]:
-    """Every report with the path of its layer."""
-    for path, one in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_routing)[0]:
-        yield tuple(entry.key for entry in path[:-1]), one
+def layers(tree: Any, kind: Any = Report) -> Iterator[tuple[tuple[str, ...], Report]]:
+    """Every report of a kind with the path of its layer."""
+    for path, one in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_report)[0]:
+        if isinstance(one, kind):
+            yield tuple(entry.key for entry in path[:-1]), one
 
 
 def figures(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
     """What to watch, over all layers.
 
     router_loss: per token that counts. router_entropy: in nats. dropped_fraction: of assignments. expert_load: mean shares of
-    assignments times the number of experts. expert_load_max: the largest of any layer.
+    assignments times the number of experts. expert_load_max: the largest of any layer. depth_loss, depth_accuracy: of predicting
+    which tokens go through a layer.
     """
-    found = [one for _, one in layers(tree)]
+    predicted = [one for _, one in layers(tree, Predicted)]
+    if predicted:
+        total = lambda name: sum(getattr(one, name).sum() for one in predicted)  # noqa: E731
+        ours = {"depth_loss": total("loss_B") / weight, "depth_accuracy": total("right") / total("tokens")}
+        return ours | _of_experts(tree, weight)
+    return _of_experts(tree, weight)
+
+
+def _of_experts(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
+    found = [one for _, one in layers(tree, Routing)]
     if not found:
         return {}
     share = [one.load_E / jnp.maximum(one.load_E.mean(-1, keepdims=True), 1e-9) for one in found]
@@ -80,7 +103,7 @@ def figures(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
 
 def balanced(params: Any, tree: Any) -> Any:
     """Parameters with the selection biases moved towards experts with less than the mean load (arXiv:2408.15664, Algorithm 1)."""
-    for path, one in layers(tree):
+    for path, one in layers(tree, Routing):
         if one.bias_rate is not None:
             step = one.bias_rate * jnp.sign(one.load_E.mean(-1, keepdims=True) - one.load_E)
             params = _moved(params, (*path, "router", "selection_bias"), step)
@@ -93,5 +116,5 @@ def _moved(tree: Any, path: tuple[str, ...], step: jax.Array) -> Any:
     return {**tree, path[0]: _moved(tree[path[0]], path[1:], step)}
 
 
-def _is_routing(leaf: Any) -> bool:
-    return isinstance(leaf, Routing)
+def _is_report(leaf: Any) -> bool:
+    return isinstance(leaf, Report)

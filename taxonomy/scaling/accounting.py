@@ -6,8 +6,10 @@ attention and the size of its cache from methods of the attention modules themse
 Conventions. A FLOP is one addition or one multiplication, so a matrix costs 2 per element and token. Only matrix products count:
 projections, the head (the token table when it is tied), scores and weighted sums. Attention is counted over the keys its mask
 allows, averaged over a document of `context` tokens: half of all pairs when causal. `masked=False` counts all pairs, as the
-reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Training costs 3 forward
-passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again to sample from a generator.
+reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Of a layer that a share of the
+tokens goes through that share counts, and its square of the pairs; `masked=False` counts all tokens, as evaluation computes them.
+Training costs 3 forward passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again
+to sample from a generator.
 A generator and modules that predict further ahead are left behind after training: their parameters are counted apart, and their
 FLOPs are those of training alone. No token is global. Where an order is read (`ordered`), two streams pass the layers and share
 keys, values and the head; attention counts all pairs, for which of them are seen is the order's.
@@ -27,6 +29,7 @@ import jax.numpy as jnp
 from taxonomy import model as model_lib
 from taxonomy import registry, spec
 from taxonomy.ahead import PREFIX
+from taxonomy.depths import INSIDE
 from taxonomy.layers.cache import cache_slots
 from taxonomy.layers.params import MATRIX_ROLES, Declared
 from taxonomy.notation import Layers
@@ -89,7 +92,7 @@ def forward_flops_per_token(
     """Forward FLOPs per token, averaged over a document of `context` tokens; `masked`, `ordered` as at the top of this file."""
     model = _parsed(model)
     streams = 2 if ordered else 1
-    return _matrix_flops(model, streams) + streams * _attention_flops(model, context or model.context, masked)
+    return _matrix_flops(model, masked, streams) + streams * _attention_flops(model, context or model.context, masked)
 
 
 def train_flops_per_token(model: Mapping[str, Any] | spec.Model, context: int | None = None, ordered: bool = False) -> float:
@@ -142,7 +145,7 @@ def _count(model: spec.Model, context: int | None) -> Accounting:
         active_parameters=total - _inactive_parameters(model),
         embedding_parameters=sum(size for _, role, size in sizes if role in _TABLE_ROLES),
         by_part=tuple(parts.items()),
-        flops_per_token=_matrix_flops(model) + attention_flops,
+        flops_per_token=_matrix_flops(model, masked=True) + attention_flops,
         attention_flops_per_token=attention_flops,
         kv_cache_bytes_per_token=itemsize * sum(elements for elements, _ in own),
         kv_cache_bytes=itemsize * sum(elements * slots for elements, slots in cached),
@@ -164,20 +167,21 @@ def declarations(model: spec.Model) -> tuple[tuple[str, Declared], ...]:
     return tuple((part(path), declared) for path, declared in leaves)
 
 
-def _matrix_flops(model: spec.Model, streams: int = 1) -> float:
+def _matrix_flops(model: spec.Model, masked: bool, streams: int = 1) -> float:
     """FLOPs per token of everything that is a product with a parameter; for two stacks, per token of the decoder."""
     ratio = model.inputs / model.context if len(model.stacks) > 1 else 1.0
     crossing = {part.label for _, _, part in _parts(model) if part.get("source") == "encoder"}
+    shares = {f"{name}/{block}/{INSIDE}/": _share(model, block) for name in model.stacks for block, _ in model.blocks}
     sizes: Counter[str] = Counter()
     for path, declared in declarations(model.alone):
         of_inputs = path.startswith("encoder/") or (declared.role in ("key", "value") and path.rpartition("/")[2] in crossing)
         of_streams = path.partition("/")[0] in model.stacks and declared.role not in ("key", "value")
-        sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1) * (streams if of_streams else 1)
+        share = next((share for inside, share in shares.items() if masked and path.startswith(inside)), 1)
+        sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1) * (streams if of_streams else 1) * share
     # Without a projection of its own the head uses the token table.
     head = 0 if sizes["output"] else spec.vectors(model.embedding)["width"] * model.vocab
-    idle = sum(
-        layers * registry.instantiate(part).idle_elements(model.d_model) for _, layers, part in _parts(model, "idle_elements")
-    )
+    parts = _parts(model, "idle_elements", 1 if masked else 0)
+    idle = sum(layers * registry.instantiate(part).idle_elements(model.d_model) for _, layers, part in parts)
     return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head - idle)
 
 
@@ -191,7 +195,7 @@ def _attention_flops(model: spec.Model, context: int, masked: bool) -> float:
     unmasked = Component("mask", "full", ())
     inputs = model.inputs * context / model.context
     total = []
-    for name, layers, part in _parts(model, "attention_flops"):
+    for name, layers, part in _parts(model, "attention_flops", 2 if masked else 0):
         module = registry.instantiate(part if masked else part.replace(mask=unmasked))
         beside = name == "encoder" and len(model.stacks) > 1
         span = inputs if beside or part.get("source") == "encoder" else context
@@ -199,13 +203,21 @@ def _attention_flops(model: spec.Model, context: int, masked: bool) -> float:
     return math.fsum(total)
 
 
-def _parts(model: spec.Model, method: str = "") -> Iterator[tuple[str, int, Component]]:
-    """The components whose modules have the method: their stack, in how many of its layers they are, the component."""
+def _parts(model: spec.Model, method: str = "", power: int = 0) -> Iterator[tuple[str, float, Component]]:
+    """The components whose modules have the method: their stack, in how many of its layers they are, the component.
+
+    Layers count for as much as this power of the share of tokens that go through them.
+    """
     for name, stack in model.stacks.items():
         for block, layers in Counter(stack).items():
             for part in model.block(block).walk():
                 if not method or hasattr(registry.find((part.kind,), part.name).factory, method):
-                    yield name, layers, part
+                    yield name, layers * _share(model, block) ** power if power else layers, part
+
+
+def _share(model: spec.Model, block: str) -> float:
+    """The share of the tokens that go through a block."""
+    return registry.instantiate(model.block(block), parent=None).share
 
 
 def _slots(part: Component, context: int) -> int:

@@ -200,8 +200,8 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     print(f"{config.name}: {count:,} parameters, {state / 2**30:.2f} GiB of state")
     for name, layers in plan.model.stacks.items():
         print(f"  {name:<18} {layers}")
-    for name, block in plan.model.blocks:
-        print(f"  block {name:12} {block.name}({', '.join(s.label for s in block['sublayers'])})")
+    for name, _ in plan.model.blocks:
+        print(f"  block {name:12} {config.model.blocks[name]}")
     tokens = plan.tokens_before(plan.steps)
     print(
         f"  training           {plan.steps:,} steps, {metrics.short(tokens)} tokens, "

@@ -187,7 +187,7 @@ class Trainer:
             one = self._placed(*value_and_grad(params, part, jax.random.fold_in(key, i)))
             return jax.tree.map(jnp.add, total, one), None
 
-        shapes = jax.eval_shape(self._sums, params, jax.tree.map(lambda a: a[0], parts))
+        _, shapes = jax.eval_shape(loss, params, jax.tree.map(lambda a: a[0], parts), key)
         start = jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, start, (jnp.arange(microbatches), parts))[0]
 

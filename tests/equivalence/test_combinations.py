@@ -43,7 +43,10 @@ def combine(family: str, position: str, norm: str, mlp: str, wiring: str):
         "model.mlp": f"{mlp.removesuffix(')')}{', ' if '(' in mlp else '('}d_ff=96)",
     }
     for name, sentence in page.blocks.items():
-        sublayers = ", ".join(map(notation.show, notation.parse(sentence).positional))
+        block = notation.parse(sentence)
+        while isinstance(block.positional[0], notation.Call):  # a block inside a block
+            block = block.positional[0]
+        sublayers = ", ".join(map(notation.show, block.positional))
         overrides[f"model.blocks.{name}"] = wiring.format(sublayers)
     return build(config_lib.load_config(f"{family}:tiny", overrides).model)
 

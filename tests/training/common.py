@@ -58,6 +58,12 @@ def assert_trees_close(found, expected, rtol=1e-4):
     jax.tree_util.tree_map_with_path(compare, found, expected)
 
 
+def learning_apart(model: spec.Model) -> set[str]:
+    """The modules that have no gradient but that of a loss of their own, while training."""
+    factories = [registry.find((part.kind,), part.name).factory for part in model.components()]
+    return {name for factory in factories for name in getattr(factory, "learns_apart", ())}
+
+
 def uneven_batch(packed, vocab: int) -> dict:
     """Eight rows of 32 packed tokens that count for very different numbers of targets."""
     batch = packed(vocab, time=32, rows=8, longest=24, padding=3)._asdict()
