@@ -38,6 +38,7 @@ def combine(family: str, position: str, norm: str, mlp: str, wiring: str):
     """A family's tiny model with four ideas exchanged, each by the one key that holds it."""
     page = config_lib.load_config(f"{family}:tiny").model
     overrides = {
+        "model.ahead": None,
         "model.position": position,
         "model.norm": norm,
         "model.mlp": f"{mlp.removesuffix(')')}{', ' if '(' in mlp else '('}d_ff=96)",
