@@ -45,7 +45,7 @@ class Ahead(nn.Module):
         return x_BTD if last is None else registry.instantiate(last, name="final_norm")(x_BTD)
 
 
-def modules(model: spec.Model, remat: str) -> dict[str, Ahead]:
+def modules_ahead(model: spec.Model, remat: str) -> dict[str, Ahead]:
     """The modules of a model by name, the nearest depth first."""
     return {f"{PREFIX}{depth}": Ahead(model, block, remat) for depth, block in enumerate(model.ahead or (), 1)}
 
@@ -56,7 +56,7 @@ def later(array: jax.Array, places: int) -> jax.Array:
     return jnp.pad(array[:, missing:], ((0, 0), (0, missing), *((0, 0),) * (array.ndim - 2)))
 
 
-def wanted(
+def wanted_ahead(
     targets_BT: jax.Array, weights_BT: jax.Array, segments_BT: jax.Array | None, depths: int
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Targets and weights of each depth: those of the place whose next token is meant, none past the end of the document."""

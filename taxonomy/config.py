@@ -15,7 +15,8 @@ import ml_collections
 
 from taxonomy.errors import UserError, nearest
 
-# Every key of an experiment besides the model's, with its default. A type stands for a key that may stay None.
+# Every key of an experiment besides the model's, with its default. A type stands for a key that may stay None. train.ahead: what
+# the loss of the modules of model.ahead counts beside that of the next token; it may change when a run goes on.
 DEFAULTS: dict[str, Any] = {
     "name": "",
     "seed": 0,

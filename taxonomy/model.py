@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from taxonomy import ahead as modules_ahead
 from taxonomy import registry, spec
+from taxonomy.ahead import PREFIX, later, modules_ahead, wanted_ahead
 from taxonomy.errors import UserError
 from taxonomy.layers import embeddings, routing, streams
 from taxonomy.layers.context import Context, Memory
@@ -66,7 +66,7 @@ class Transformer(nn.Module):
         self.head = registry.instantiate(self.spec.head)
         if self.spec.generator is not None:
             self.generator = Transformer(self.spec.generator, self.execution, self.embedding)
-        for name, module in modules_ahead.modules(self.spec, self.execution.remat).items():
+        for name, module in modules_ahead(self.spec, self.execution.remat).items():
             setattr(self, name, module)
 
     def __call__(
@@ -120,9 +120,9 @@ class Transformer(nn.Module):
             sums = jax.tree.map(jnp.add, sums, own)
         if self.spec.ahead is not None:
             depths, beyond = len(self.spec.ahead), cross_entropy.zeros(len(tokens))
-            wanted = modules_ahead.wanted(targets, weights, segments, depths)
-            for read_BTD, (targets, weights) in zip(self._ahead(x_BTD, tokens, context), wanted, strict=True):
-                found = cross_entropy.cross_entropy(*self._projected(read_BTD), targets, weights, loss, chunk)
+            wanted = wanted_ahead(targets, weights, segments, depths)
+            for read_BTD, those in zip(self._ahead(x_BTD, tokens, context), wanted, strict=True):
+                found = cross_entropy.cross_entropy(*self._projected(read_BTD), *those, loss, chunk)
                 beyond = jax.tree.map(jnp.add, beyond, found)
             sums = sums.replace(loss=sums.loss + ahead / depths * beyond.loss, others={"ahead": beyond})
         return routing.added(sums, self.variables.get("routing"))
@@ -145,8 +145,7 @@ class Transformer(nn.Module):
         *_, last = self.spec.stacks
         e_BTD, context = self._embedded(last, tokens, context)
         for depth in range(1, len(self.spec.ahead) + 1):
-            module = getattr(self, f"{modules_ahead.PREFIX}{depth}")
-            x_BTD = module(x_BTD, modules_ahead.later(e_BTD, depth), context)
+            x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, later(e_BTD, depth), context)
             yield x_BTD
 
     def _projected(self, x: jax.Array) -> tuple[jax.Array, cross_entropy.Projection]:
@@ -312,7 +311,7 @@ def build(section, **execution) -> Transformer:
 
 def nets(model: spec.Model, params: Any) -> dict[str, tuple[spec.Model, Any]]:
     """Each net with its parameters, as a model of its own: "model", as it is after training, and beside one "generator"."""
-    own = {name: part for name, part in params.items() if name != "generator" and not name.startswith(modules_ahead.PREFIX)}
+    own = {name: part for name, part in params.items() if name != "generator" and not name.startswith(PREFIX)}
     if model.generator is None:
         return {"model": (model.alone, own)}
     vectors = own["embedding"].get("vectors", own["embedding"])

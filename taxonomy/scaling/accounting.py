@@ -9,10 +9,9 @@ allows, averaged over a document of `context` tokens: half of all pairs when cau
 reference implementation computes them and as PaLM's 12 L H Q T does (arXiv:2204.02311, Appendix B). Of a layer that a share of the
 tokens goes through that share counts, and its square of the pairs; `masked=False` counts all tokens, as evaluation computes them.
 Training costs 3 forward passes (a backward pass is two); recomputation under remat is not counted, nor the logits computed again
-to sample from a generator.
-A generator and modules that predict further ahead are left behind after training: their parameters are counted apart, and their
-FLOPs are those of training alone. No token is global. Where an order is read (`ordered`), two streams pass the layers and share
-keys, values and the head; attention counts all pairs, for which of them are seen is the order's.
+to sample from a generator. A generator and modules that predict further ahead are left behind after training: their parameters are
+counted apart, and their FLOPs are those of training alone. No token is global. Where an order is read (`ordered`), two streams pass
+the layers and share keys, values and the head; attention counts all pairs, for which of them are seen is the order's.
 """
 
 import dataclasses
