@@ -8,12 +8,12 @@ Parameters and activations name what their dimensions mean; only this file knows
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from taxonomy.errors import UserError, nearest
 
@@ -85,15 +85,39 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what
     taken: dict[str, str] = {}
     entries = []
     for name, size in zip(axes, shape, strict=True):
-        mesh_axes = tuple(a for a in RULES[name] if mesh.shape[a] > 1) if name else ()
-        if size % math.prod(mesh.shape[a] for a in mesh_axes):
-            mesh_axes = ()
+        mesh_axes = _mesh_axes(name, size, mesh)
         for axis in mesh_axes:
             if axis in taken:
                 raise UserError(f"sharding: axes '{taken[axis]}' and '{name}' of {what} both map to mesh axis '{axis}'")
             taken[axis] = name
         entries.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
     return PartitionSpec(*entries)
+
+
+def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    axes = tuple(a for a in RULES[name] if mesh.shape[a] > 1) if name else ()
+    return () if size % math.prod(mesh.shape[a] for a in axes) else axes
+
+
+def place(name: str, size: int, gathered: Sequence[str] = ()) -> tuple[str, ...]:
+    """The mesh axes of the mesh at work that a dimension stands over, but for those that it is gathered from; () without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return () if mesh.empty else tuple(a for a in _mesh_axes(name, size, mesh) if a not in gathered)
+
+
+def over(axes: Sequence[str]) -> int:
+    """How many devices a dimension at this place stands over."""
+    return math.prod(jax.sharding.get_abstract_mesh().shape[a] for a in axes)
+
+
+def locally(function: Callable, inputs: Any, outputs: Any) -> Callable:
+    """`function` as every device does it with its parts of arrays, whose dimensions' places are given as PartitionSpecs.
+
+    Within, collectives go over places. Without a mesh it is the function itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=inputs, out_specs=outputs)
 
 
 def parameter_shardings(declared: Any, mesh: Mesh) -> Any:

@@ -13,7 +13,9 @@ from taxonomy.layers.context import Context
 from taxonomy.layers.params import MATRIX_ROLES, Declared
 from taxonomy.layers.routers import Routed, load
 from taxonomy.layers.routing import Routing, sow
-from taxonomy.ops import dispatch
+from taxonomy.ops import layouts
+from taxonomy.ops.dispatch import Assignments
+from taxonomy.ops.layouts import Layout
 from taxonomy.registry import Annotated, Component, component
 
 Router = Annotated[Component, ("router",)]
@@ -57,23 +59,20 @@ class MixtureOfExperts(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         routed = registry.instantiate(self.router, name="router")(x_BTD, context)
-        time, d_model = x_BTD.shape[1:]
-        slots = self._slots(time, context.train)
-        if slots is None:
-            implementation = _implementation(context.experts)
-            layout = dispatch.dropless(routed.assignments.in_one_row(time), self.experts, implementation)
-            x_RTD = x_BTD.reshape(1, -1, d_model)
-        else:
-            layout, x_RTD = dispatch.with_capacity(routed.assignments, self.experts, slots), x_BTD
+        layout = self._layout(routed.assignments, x_BTD.shape[1], context)
         self._sow(routed, layout)
-        rows_RSD = layout.gather(x_RTD)
-        if self.weigh == "input":
-            rows_RSD = rows_RSD * layout.weights()[..., None].astype(rows_RSD.dtype)
-        y_RSD = self._computed(rows_RSD, layout, context)
-        y_BTD = layout.scatter(y_RSD, x_RTD.shape[1], self.weigh == "output").reshape(x_BTD.shape)
+        rows = layout.gather(x_BTD, self.weigh == "input")
+        y = registry.instantiate(self.expert, name="experts")(rows, context.replace(groups=layout.groups))
+        y_BTD = layout.scatter(y, x_BTD, self.weigh == "output")
         if self.shared is not None:
             y_BTD = y_BTD + registry.instantiate(self.shared, name="shared")(x_BTD, context)
         return y_BTD
+
+    def _layout(self, assignments: Assignments, time: int, context: Context) -> Layout:
+        slots = self._slots(time, context.train)
+        if slots is None:
+            return layouts.dropless(assignments, self.experts, time, _implementation(context.experts))
+        return layouts.with_capacity(assignments, self.experts, slots)
 
     def _slots(self, time: int, train: bool) -> int | None:
         factor = self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
@@ -81,24 +80,7 @@ class MixtureOfExperts(nn.Module):
             return self.slots
         return min(time, math.ceil(time * self.top_k / self.experts * factor))
 
-    def _computed(self, rows_RSD: jax.Array, layout: dispatch.Layout, context: Context) -> jax.Array:
-        """What the experts make of their rows."""
-        expert = registry.instantiate(self.expert, name="experts")
-        shape, context = rows_RSD.shape, context.replace(groups=layout.groups)
-        if layout.groups.sizes_E is not None:
-            return expert(rows_RSD[0], context)[None]
-        if layout.groups.of_G is not None:
-            blocks = rows_RSD.reshape(layout.groups.of_G.size, -1, shape[-1])
-            return expert(blocks, context).reshape(shape)
-        # From rows over all devices that share a batch to experts over devices: an all-to-all.
-        rows_BECD = rows_RSD.reshape(shape[0], self.experts, -1, shape[-1])
-        rows_BECD = nn.with_logical_constraint(rows_BECD, ("expert_batch", "experts", None, "features"))
-        y = expert(rows_BECD.swapaxes(0, 1).reshape(self.experts, -1, shape[-1]), context)
-        y_BECD = y.reshape(self.experts, shape[0], -1, shape[-1]).swapaxes(0, 1)
-        y_BECD = nn.with_logical_constraint(y_BECD, ("expert_batch", "experts", None, "features"))
-        return nn.with_logical_constraint(y_BECD.reshape(shape), ("batch", None, "features"))
-
-    def _sow(self, routed: Routed, layout: dispatch.Layout) -> None:
+    def _sow(self, routed: Routed, layout: Layout) -> None:
         load_E = load(routed.assignments, self.experts).sum(0)
         entropy_BT = -jnp.sum(jax.scipy.special.xlogy(routed.probabilities_BTE, routed.probabilities_BTE), -1)
         of_live_BT = routed.live_BT.astype(jnp.float32)

@@ -54,8 +54,8 @@ class FeedForward(nn.Module, kw_only=True):
         bias = declare(self, f"{name}_bias", (outputs,), axes[1:], "bias", experts=experts) if self.bias else None
         if groups is None:
             return project(x, kernel, bias)
-        y = grouped_matmul.multiply(x, kernel, groups)
-        return y if bias is None else grouped_matmul.add(y, bias, groups)
+        y = grouped_matmul.multiply(x, kernel, groups, axes)
+        return y if bias is None else grouped_matmul.add(y, bias, groups, axes[1])
 
 
 class GatedFeedForward(FeedForward, kw_only=True):

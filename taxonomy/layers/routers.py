@@ -142,10 +142,10 @@ class TopK(Router, kw_only=True):
             chosen_BTE = chosen_BTE + declare(self, "selection_bias", (self.experts,), (None,), "selection")
         if self.groups > 1:
             grouped = chosen_BTE.reshape(*chosen_BTE.shape[:-1], self.groups, -1)
-            best = jax.lax.top_k(grouped, self.group_best)[0].sum(-1)
-            kept = jax.nn.one_hot(jax.lax.top_k(best, self.group_limit)[1], self.groups, dtype=bool).any(-2)
+            best = dispatch.top_k(grouped, self.group_best)[0].sum(-1)
+            kept = jax.nn.one_hot(dispatch.top_k(best, self.group_limit)[1], self.groups, dtype=bool).any(-2)
             chosen_BTE = jnp.where(kept[..., None], grouped, -jnp.inf).reshape(chosen_BTE.shape)
-        return jax.lax.top_k(chosen_BTE, self.top_k)[1]
+        return dispatch.top_k(chosen_BTE, self.top_k)[1]
 
 
 @component(

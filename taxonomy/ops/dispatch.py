@@ -1,19 +1,16 @@
-"""From tokens to the rows that experts compute, and back.
+"""From tokens to the slots of a buffer, and back.
 
-A router's `Assignments` send tokens of a row of the batch to experts, in order of precedence. A `Layout` gives each of them a slot
-of a buffer: with a capacity the first so many of every expert and row, else all of them, sorted by expert. An assignment without a
-slot is dropped.
+A router's `Assignments` send tokens of a row of the batch to experts, in order of precedence. A layout (`ops.layouts`) gives each
+of them a slot: with a capacity the first so many of every expert and row, else all of them, sorted by expert. An assignment without
+a slot is dropped.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import PartitionSpec
 
-from taxonomy.ops.grouped_matmul import Groups
-
-_BLOCK = 128  # rows of a block at most: fewer waste less on experts with few rows, more are faster
+from taxonomy import sharding
 
 
 @struct.dataclass
@@ -37,6 +34,11 @@ class Assignments:
         flat = (a.reshape(1, -1) for a in (tokens_BA, self.experts_BA, self.weights_BA, self.live_BA))
         return Assignments(*flat, self.choices)
 
+    def of_experts(self, first: int | jax.Array, count: int) -> "Assignments":
+        """Those to `count` experts from `first` on, numbered from 0; others are not live."""
+        experts_BA = self.experts_BA - first
+        return self.replace(experts_BA=experts_BA, live_BA=self.live_BA & (experts_BA >= 0) & (experts_BA < count))
+
 
 def by_token(experts_BTC: jax.Array, weights_BTC: jax.Array, live_BTC: jax.Array, choices_first: bool = False) -> Assignments:
     """Assignments of C choices of every token: tokens in order, or with `choices_first` all first choices before any second."""
@@ -50,6 +52,12 @@ def by_token(experts_BTC: jax.Array, weights_BTC: jax.Array, live_BTC: jax.Array
     return Assignments(*arrays, None if choices_first and choices > 1 else choices)
 
 
+def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k` of scores (B, ..., E) by every device among its own rows; left to the partitioner it gathers them all."""
+    place = PartitionSpec(sharding.place("batch", scores.shape[0]))
+    return sharding.locally(lambda scores: jax.lax.top_k(scores, k), (place,), place)(scores)
+
+
 def ranks(experts_A: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
     """How many earlier assignments go to the same expert, (A,), and how many go to each, (E,). Expert E is nobody."""
     order_A = jnp.argsort(experts_A, stable=True)
@@ -59,34 +67,29 @@ def ranks(experts_A: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros_like(experts_A).at[order_A].set(places_A.astype(experts_A.dtype)), counts_E[:-1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Slots for the assignments of R independent rows: slots_RA, of `size` in each; `size` itself is no slot.
-
-    `groups` see there.
-    """
+@struct.dataclass
+class Slots:
+    """Slots for the assignments of independent rows: slots_BA, of `size` in each; `size` itself is no slot."""
 
     assignments: Assignments
-    slots_RA: jax.Array
-    size: int
-    groups: Groups
+    slots_BA: jax.Array
+    size: int = struct.field(pytree_node=False)
 
-    def gather(self, x_RTD: jax.Array) -> jax.Array:
-        """The token in every slot, (R, size, D), or zeros."""
+    def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+        """The token in every slot, weighted if told, (B, size, D); zeros where there is none."""
 
-        def one(x_TD, slots_A, tokens_A):
+        def one(x_TD, slots_A, tokens_A, weights_A):
             token_S = jnp.full(self.size, x_TD.shape[0], tokens_A.dtype).at[slots_A].set(tokens_A, mode="drop")
-            return x_TD.at[token_S].get(mode="fill", fill_value=0)
+            x_SD = x_TD.at[token_S].get(mode="fill", fill_value=0)
+            if weigh:
+                weight_S = jnp.zeros(self.size).at[slots_A].set(weights_A, mode="drop")
+                x_SD = x_SD * weight_S[:, None].astype(x_TD.dtype)
+            return x_SD
 
-        return jax.vmap(one)(x_RTD, self.slots_RA, self.assignments.tokens_BA)
+        return jax.vmap(one)(x_BTD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)
 
-    def weights(self) -> jax.Array:
-        """The weight of every slot, float32 (R, size)."""
-        put = lambda slots_A, weights_A: jnp.zeros(self.size).at[slots_A].set(weights_A, mode="drop")  # noqa: E731
-        return jax.vmap(put)(self.slots_RA, self.assignments.weights_BA)
-
-    def scatter(self, y_RSD: jax.Array, time: int, weigh: bool = True) -> jax.Array:
-        """The sum of every token's slots, weighted unless told otherwise, (R, T, D); zeros where it has none."""
+    def scatter(self, y_BSD: jax.Array, time: int, weigh: bool) -> jax.Array:
+        """The sum of every token's slots, weighted if told, (B, T, D); zeros where it has none."""
         choices = self.assignments.choices
 
         def one(y_SD, slots_A, tokens_A, weights_A):
@@ -97,42 +100,4 @@ class Layout:
                 return y_AD.reshape(time, choices, -1).sum(1)
             return jnp.zeros((time, y_SD.shape[-1]), y_SD.dtype).at[tokens_A].add(y_AD)
 
-        return jax.vmap(one)(y_RSD, self.slots_RA, self.assignments.tokens_BA, self.assignments.weights_BA)
-
-    def dropped(self) -> jax.Array:
-        """How many live assignments have no slot."""
-        return jnp.sum(self.assignments.live_BA & (self.slots_RA == self.size))
-
-
-def with_capacity(assignments: Assignments, experts: int, capacity: int) -> Layout:
-    """`capacity` slots for every expert and row, taken in order of precedence."""
-    experts_BA = jnp.where(assignments.live_BA, assignments.experts_BA, experts)
-    ranks_BA, _ = jax.vmap(lambda row: ranks(row, experts))(experts_BA)
-    kept_BA = (experts_BA < experts) & (ranks_BA < capacity)
-    slots_BA = jnp.where(kept_BA, experts_BA * capacity + ranks_BA, experts * capacity)
-    return Layout(assignments, slots_BA, experts * capacity, Groups(experts))
-
-
-def dropless(assignments: Assignments, experts: int, implementation: str) -> Layout:
-    """A slot for everyone, sorted by expert, for assignments of a single row (1, A).
-
-    With "blocks" every expert's slots are padded to whole blocks, with "ragged" they follow one another.
-    """
-    experts_A = jnp.where(assignments.live_BA, assignments.experts_BA, experts)[0]
-    ranks_A, counts_E = ranks(experts_A, experts)
-    total = experts_A.size
-    if implementation == "ragged":
-        ends_E, size = jnp.cumsum(counts_E), total
-        starts_E = ends_E - counts_E
-        groups = Groups(experts, sizes_E=counts_E.astype(jnp.int32))
-    else:
-        block = min(_BLOCK, max(8, 1 << (max(1, total // experts) - 1).bit_length()))
-        blocks_E = -(-counts_E // block)
-        blocks = -(-total // block) + experts  # as many as there may be
-        ends_E, size = jnp.cumsum(blocks_E), blocks * block
-        starts_E = (ends_E - blocks_E) * block
-        of_G = jnp.searchsorted(ends_E, jnp.arange(blocks), side="right").clip(max=experts - 1)
-        groups = Groups(experts, of_G=of_G)
-    starts_E = jnp.append(starts_E, size)
-    slots_A = jnp.minimum(starts_E[experts_A] + ranks_A, size)
-    return Layout(assignments, slots_A[None], size, groups)
+        return jax.vmap(one)(y_BSD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)

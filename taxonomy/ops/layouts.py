@@ -1,0 +1,219 @@
+"""The rows that experts compute, on one device or many.
+
+On a mesh every device gives slots to its own tokens. Where experts stand over devices that also share the batch ("peers"):
+
+* With a capacity a device has as many slots for each expert, and sends each peer those of its experts: an all-to-all, and another
+  one back.
+* Without, all tokens might go to experts of a single peer, and shapes have to be known before. With slots for that, an all-to-all
+  would send `top_k` copies of every token to every peer. So every device gathers the tokens of its peers instead, one copy each,
+  computes its own experts, and what comes of them is summed and scattered back. There is room for all assignments of all peers, but
+  blocks that none uses are not multiplied. Over many peers a capacity is the better choice.
+
+Kernels of experts are gathered from the devices that they share with the batch ("fsdp"), never from other experts' devices. Experts
+that the peers do not divide stand on all of them, and every device computes its own tokens. Rows of a batch that do not divide over
+devices stand on all of them, and every device computes its own experts.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from taxonomy import sharding
+from taxonomy.ops.dispatch import Assignments, Slots, ranks
+from taxonomy.ops.grouped_matmul import Groups, Place
+
+_BLOCK = 128  # rows of a block at most: fewer waste less on experts with few rows, more are faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Peers:
+    """Where rows of a batch (`batch`) and experts (`experts`) stand; see `sharding.place`."""
+
+    batch: Place
+    experts: Place
+
+    @classmethod
+    def of(cls, batch: int, experts: int) -> "Peers":
+        return cls(sharding.place("batch", batch), sharding.place("experts", experts))
+
+    @property
+    def exchange(self) -> bool:
+        """Whether devices with other experts have other tokens."""
+        return bool(self.experts) and set(self.experts) <= set(self.batch)
+
+    @property
+    def others(self) -> Place:
+        """Where rows of a batch stand that peers have in common."""
+        return tuple(axis for axis in self.batch if axis not in self.experts)
+
+    @property
+    def rows(self) -> Place:
+        """Where rows for experts stand that every device has for itself."""
+        return self.batch + tuple(axis for axis in self.experts if axis not in self.batch)
+
+    def own(self, experts: int) -> tuple[int | jax.Array, int]:
+        """The first of a device's experts, and how many it has."""
+        count = experts // sharding.over(self.experts)
+        return (jax.lax.axis_index(self.experts) * count if self.experts else 0), count
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Slots for assignments of tokens x_BTD; subclasses say how their rows come to the experts and back."""
+
+    slots: Slots
+    groups: Groups
+    peers: Peers
+
+    def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+        """The rows that experts compute, as `groups` say, weighted if told."""
+        specs = PartitionSpec(self.peers.batch), PartitionSpec(self._slots())
+        return sharding.locally(lambda x_BTD, slots: self._gather(x_BTD, slots, weigh), specs, self._rows())(x_BTD, self.slots)
+
+    def scatter(self, y: jax.Array, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+        """The sum of what experts made of each token, weighted if told, (B, T, D); zeros for tokens that none took."""
+        rows, time, _ = x_BTD.shape
+        rows //= sharding.over(self.peers.batch)
+        specs = self._rows(), PartitionSpec(self._slots())
+        local = lambda y, slots: self._scatter(y, slots, rows, time, weigh)  # noqa: E731
+        return sharding.locally(local, specs, PartitionSpec(self.peers.batch))(y, self.slots)
+
+    def dropped(self) -> jax.Array:
+        """How many live assignments no expert takes."""
+        raise TypeError("a subclass defines dropped")
+
+    def _slots(self) -> Place:
+        """Where slots stand."""
+        raise TypeError("a subclass defines _slots")
+
+    def _rows(self) -> PartitionSpec:
+        """Where rows for experts stand."""
+        raise TypeError("a subclass defines _rows")
+
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+        """`gather` of a device's part."""
+        raise TypeError("a subclass defines _gather")
+
+    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+        """`scatter` of a device's part, to so many rows of the batch."""
+        raise TypeError("a subclass defines _scatter")
+
+
+class WithCapacity(Layout):
+    """As many slots for every expert in every row of the batch; experts compute (E, B C, D)."""
+
+    def dropped(self) -> jax.Array:
+        return jnp.sum(self.slots.assignments.live_BA & (self.slots.slots_BA == self.slots.size))
+
+    def _slots(self) -> Place:
+        return self.peers.batch
+
+    def _rows(self) -> PartitionSpec:
+        return PartitionSpec(self.peers.experts, self.peers.others)
+
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+        rows_BECD = slots.gather(x_BTD, weigh).reshape(x_BTD.shape[0], self.groups.count, -1, x_BTD.shape[2])
+        if self.peers.exchange:
+            rows_BECD = jax.lax.all_to_all(rows_BECD, self.peers.experts, split_axis=1, concat_axis=0, tiled=True)
+        elif self.peers.experts:
+            rows_BECD = jax.lax.dynamic_slice_in_dim(rows_BECD, *self.peers.own(self.groups.count), 1)
+        return rows_BECD.swapaxes(0, 1).reshape(rows_BECD.shape[1], -1, x_BTD.shape[2])
+
+    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+        y_BECD = y.reshape(y.shape[0], -1, slots.size // self.groups.count, y.shape[2]).swapaxes(0, 1)
+        if self.peers.exchange:
+            y_BECD = jax.lax.all_to_all(y_BECD, self.peers.experts, split_axis=0, concat_axis=1, tiled=True)
+        elif self.peers.experts:
+            first, _ = self.peers.own(self.groups.count)
+            everyone = jnp.zeros((rows, self.groups.count, *y_BECD.shape[2:]), y.dtype)
+            y_BECD = jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(everyone, y_BECD, first, 1), self.peers.experts)
+        return slots.scatter(y_BECD.reshape(rows, slots.size, -1), time, weigh)
+
+
+def with_capacity(assignments: Assignments, experts: int, capacity: int) -> WithCapacity:
+    """`capacity` slots for every expert and row, taken in order of precedence."""
+    peers = Peers.of(assignments.tokens_BA.shape[0], experts)
+
+    def local(assignments):
+        experts_BA = jnp.where(assignments.live_BA, assignments.experts_BA, experts)
+        ranks_BA, _ = jax.vmap(lambda row: ranks(row, experts))(experts_BA)
+        kept_BA = (experts_BA < experts) & (ranks_BA < capacity)
+        slots_BA = jnp.where(kept_BA, experts_BA * capacity + ranks_BA, experts * capacity)
+        return Slots(assignments, slots_BA, experts * capacity)
+
+    place = PartitionSpec(peers.batch)
+    return WithCapacity(sharding.locally(local, (place,), place)(assignments), Groups(experts), peers)
+
+
+class Dropless(Layout):
+    """A slot for everyone, sorted by expert on every device as if all its rows were one; experts compute (G, M, D) or (N, D)."""
+
+    def dropped(self) -> jax.Array:
+        return jnp.zeros((), jnp.int32)
+
+    def _slots(self) -> Place:
+        return self.peers.rows
+
+    def _rows(self) -> PartitionSpec:
+        return PartitionSpec(self.peers.rows)
+
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+        if self.peers.exchange:
+            x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
+        rows_ND = slots.gather(x_BTD.reshape(1, -1, x_BTD.shape[2]), weigh)[0]
+        return rows_ND if self.groups.of_G is None else rows_ND.reshape(-1, self.groups.block, x_BTD.shape[2])
+
+    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+        if self.peers.exchange:
+            rows *= sharding.over(self.peers.experts)
+        y_BTD = slots.scatter(y.reshape(1, slots.size, -1), rows * time, weigh).reshape(rows, time, -1)
+        if self.peers.exchange:
+            return jax.lax.psum_scatter(y_BTD, self.peers.experts, tiled=True)
+        return jax.lax.psum(y_BTD, self.peers.experts) if self.peers.experts else y_BTD
+
+
+def dropless(assignments: Assignments, experts: int, time: int, implementation: str) -> Dropless:
+    """A slot for everyone, for assignments of rows of `time` tokens.
+
+    With "blocks" every expert's slots are padded to whole blocks, with "ragged" they follow one another.
+    """
+    peers = Peers.of(assignments.tokens_BA.shape[0], experts)
+
+    def local(assignments):
+        if peers.exchange:
+            assignments = jax.tree.map(lambda a: jax.lax.all_gather(a, peers.experts, tiled=True), assignments)
+        first, count = peers.own(experts)
+        assignments = assignments.in_one_row(time).of_experts(first, count)
+        mean = assignments.experts_BA.size // experts
+        slots_A, size, groups = _sorted(assignments, count, mean, implementation)
+        groups = groups.replace(count=experts, rows=peers.rows, experts=peers.experts)
+        return Slots(assignments, slots_A[None], size), groups
+
+    specs = (PartitionSpec(peers.batch),), PartitionSpec(peers.rows)
+    slots, groups = sharding.locally(local, *specs)(assignments)
+    return Dropless(slots, groups, peers)
+
+
+def _sorted(assignments: Assignments, experts: int, mean: int, implementation: str) -> tuple[jax.Array, int, Groups]:
+    """Slots (A,) for the assignments (1, A) of a single row, how many slots there are, and the groups of their rows.
+
+    mean: how many rows an expert gets when all get as many.
+    """
+    experts_A = jnp.where(assignments.live_BA, assignments.experts_BA, experts)[0]
+    ranks_A, counts_E = ranks(experts_A, experts)
+    total = experts_A.size
+    if implementation == "ragged":
+        starts_E, size = jnp.cumsum(counts_E) - counts_E, total
+        groups = Groups(experts, sizes_E=counts_E.astype(jnp.int32))
+    else:
+        block = min(_BLOCK, max(8, 1 << (max(1, mean) - 1).bit_length()))
+        blocks_E = -(-counts_E // block)
+        blocks = -(-total // block) + experts  # as many as there may be
+        ends_E, size = jnp.cumsum(blocks_E), blocks * block
+        starts_E = (ends_E - blocks_E) * block
+        of_G = jnp.searchsorted(ends_E, jnp.arange(blocks), side="right").clip(max=experts - 1)
+        groups = Groups(experts, of_G=of_G, used_1=ends_E[-1:], block=block)
+    slots_A = jnp.minimum(jnp.append(starts_E, size)[experts_A] + ranks_A, size)
+    return slots_A, size, groups
