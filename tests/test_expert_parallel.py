@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from training.common import RATE, assert_trees_close, start, trainer_of, uneven_batch
 
 from taxonomy import config as config_lib

@@ -2,7 +2,7 @@
 
     python -m taxonomy.interop.peers gpt2 ours | eager | compiled
 
-It prints one JSON line when it is warm, then for every number n it reads, the seconds that n steps took.
+It prints one JSON line when it is warm, then for every line "train N" that it reads, the seconds that N steps took.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 BATCH, CONTEXT, VOCAB, LAYERS, D_MODEL, HEADS = 8, 256, 8192, 6, 384, 6
 KV_HEADS, D_FF = 2, 1024  # of the llama shape
@@ -89,18 +90,26 @@ def torch_step(family: str, compiled: bool) -> Callable[[], float]:
     return step
 
 
+def serve(steps: dict[str, Callable[[], Any]], started: float) -> None:
+    """Takes every kind of step twice, then as many as the lines read say, each "KIND NUMBER"; prints as said above."""
+    for step in steps.values():
+        step()
+    ready = time.perf_counter() - started
+    for step in steps.values():
+        step()
+    print(json.dumps({"ready": ready}), flush=True)
+    for line in sys.stdin:
+        kind, number = line.split()
+        before = time.perf_counter()
+        for _ in range(int(number)):
+            steps[kind]()
+        print(time.perf_counter() - before, flush=True)
+
+
 def main(family: str, contender: str) -> None:
     started = time.perf_counter()
     step = our_step(family) if contender == "ours" else torch_step(family, contender == "compiled")
-    step()
-    ready = time.perf_counter() - started
-    step()
-    print(json.dumps({"ready": ready}), flush=True)
-    for line in sys.stdin:
-        before = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - before, flush=True)
+    serve({"train": step}, started)
 
 
 if __name__ == "__main__":

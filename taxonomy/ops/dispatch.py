@@ -77,14 +77,13 @@ class Slots:
 
     def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
         """The token in every slot, weighted if told, (B, size, D); zeros where there is none."""
+        choices = self.assignments.choices
 
         def one(x_TD, slots_A, tokens_A, weights_A):
-            token_S = jnp.full(self.size, x_TD.shape[0], tokens_A.dtype).at[slots_A].set(tokens_A, mode="drop")
-            x_SD = x_TD.at[token_S].get(mode="fill", fill_value=0)
+            x_AD = x_TD[tokens_A] if choices is None else jnp.repeat(x_TD, choices, 0)
             if weigh:
-                weight_S = jnp.zeros(self.size).at[slots_A].set(weights_A, mode="drop")
-                x_SD = x_SD * weight_S[:, None].astype(x_TD.dtype)
-            return x_SD
+                x_AD = x_AD * weights_A[:, None].astype(x_TD.dtype)
+            return _placed(x_AD, self._of_slots(slots_A), slots_A)
 
         return jax.vmap(one)(x_BTD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)
 
@@ -93,7 +92,7 @@ class Slots:
         choices = self.assignments.choices
 
         def one(y_SD, slots_A, tokens_A, weights_A):
-            y_AD = y_SD.at[slots_A].get(mode="fill", fill_value=0)
+            y_AD = _placed(y_SD, slots_A, self._of_slots(slots_A))
             if weigh:
                 y_AD = y_AD * weights_A[:, None].astype(y_SD.dtype)
             if choices is not None:
@@ -101,3 +100,28 @@ class Slots:
             return jnp.zeros((time, y_SD.shape[-1]), y_SD.dtype).at[tokens_A].add(y_AD)
 
         return jax.vmap(one)(y_BSD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)
+
+    def _of_slots(self, slots_A: jax.Array) -> jax.Array:
+        """The assignment in every slot, (size,); their number where there is none."""
+        return jnp.full(self.size, slots_A.size).at[slots_A].set(jnp.arange(slots_A.size), mode="drop")
+
+
+@jax.custom_vjp
+def _placed(x_ND: jax.Array, from_M: jax.Array, to_N: jax.Array) -> jax.Array:
+    """Row from_M of x in every place, zeros where that is N; to_N are the places of x's rows, M for none.
+
+    No row is in two places, so the gradient is gathered too, where that of indexing would be scattered.
+    """
+    return x_ND.at[from_M].get(mode="fill", fill_value=0)
+
+
+def _placed_forward(x_ND: jax.Array, from_M: jax.Array, to_N: jax.Array):
+    return _placed(x_ND, from_M, to_N), (from_M, to_N)
+
+
+def _placed_backward(places: tuple[jax.Array, jax.Array], dy_MD: jax.Array):
+    from_M, to_N = places
+    return _placed(dy_MD, to_N, from_M), None, None
+
+
+_placed.defvjp(_placed_forward, _placed_backward)
