@@ -14,8 +14,8 @@ one that happens to do harm, can reach the network and what files its user can, 
 the kernel are everybody's. On Windows nothing runs.
 """
 
+import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import json
@@ -26,8 +26,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 from taxonomy.errors import UserError
 
@@ -35,6 +35,7 @@ CHILD = pathlib.Path(__file__).with_name("sandbox_child.py")
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 START = 20.0  # seconds for an interpreter to start and end, on a busy machine
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 Kind = Literal["value", "error", "timeout", "memory", "refused"]
 
 
@@ -87,7 +88,7 @@ class Verdict(NamedTuple):
 def run(
     program: Program,
     calls: Sequence[str],
-    limits: Limits = Limits(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),
     *,
     seed: int = 0,
     hooks: bool = True,
@@ -103,10 +104,25 @@ def run(
     return _run(program, calls, limits, seed, hooks, isolate)[0]
 
 
-def run_all(jobs: Iterable[tuple[Program, Sequence[str]]], limits: Limits = Limits(), workers: int | None = None, **options):  # noqa: B008
+def run_all(jobs: Iterable[tuple[Program, Sequence[str]]], limits: Limits = Limits(), workers: int | None = None):
     """The outcomes of `run(program, calls)` for each job, in order; `workers` at a time, by default one a processor."""
-    with _pool(workers) as pool:
-        return list(pool.map(lambda job: run(*job, limits, **options), jobs))
+    return list(parallel(lambda job: run(*job, limits), jobs, workers))
+
+
+def parallel(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> Iterator[Result]:
+    """The function of each item, in order, computed by threads little ahead of what is taken; `workers` of them."""
+    workers = workers or os.cpu_count() or 1
+    waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def judge(outcomes: Sequence[Outcome], wanted: Sequence[str]) -> Verdict:
@@ -126,15 +142,6 @@ def judge(outcomes: Sequence[Outcome], wanted: Sequence[str]) -> Verdict:
 def protection() -> tuple[str, ...]:
     """Which walls the kernel puts up here, beside limits and audit hooks: "network", "processes" and "files", or fewer."""
     return tuple(_run(Program("def f(): pass", "f"), ["()"], Limits(), 0, True, True)[1])
-
-
-@contextlib.contextmanager
-def _pool(workers: int | None) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _run(program, calls, limits, seed, hooks, isolate) -> tuple[list[Outcome], list[str]]:

@@ -25,11 +25,33 @@ SET_PARENT_DEATH_SIGNAL, SET_NO_NEW_PRIVILEGES = 1, 38
 
 # What a function that only computes may do. Everything else that Python audits is refused, so new events are, too.
 ALLOWED = frozenset(
-    "array.__new__ builtins.id builtins.input builtins.input/result compile exec function.__new__ glob.glob glob.glob/2 marshal.dumps "
-    "marshal.load marshal.loads object.__delattr__ object.__getattr__ object.__setattr__ os.putenv os.unsetenv pickle.find_class "
-    "sys._getframe sys._getframemodulename sys.excepthook sys.unraisablehook time.sleep".split()
+    [
+        "array.__new__",
+        "builtins.id",
+        "builtins.input",
+        "builtins.input/result",
+        "compile",
+        "exec",
+        "function.__new__",
+        "glob.glob",
+        "glob.glob/2",
+        "marshal.dumps",
+        "marshal.load",
+        "marshal.loads",
+        "object.__delattr__",
+        "object.__getattr__",
+        "object.__setattr__",
+        "os.putenv",
+        "os.unsetenv",
+        "pickle.find_class",
+        "sys._getframe",
+        "sys._getframemodulename",
+        "sys.excepthook",
+        "sys.unraisablehook",
+        "time.sleep",
+    ]
 )
-READING = frozenset("os.fwalk os.listdir os.scandir os.walk".split())
+READING = frozenset(["os.fwalk", "os.listdir", "os.scandir", "os.walk"])
 WRITING = {"os.mkdir": 1, "os.remove": 1, "os.rename": 2, "os.rmdir": 1, "tempfile.mkdtemp": 1, "tempfile.mkstemp": 1}  # paths
 FOREIGN_CODE = frozenset({"ctypes", "_ctypes"})
 
