@@ -2,9 +2,9 @@
 
 python -m taxonomy.solve --workdir=runs/x --samples=64 --submissions=10 --sampler="temperature(0.25)" --sampler="temperature(0.8)"
 
-Problems are functions of held-out modules of Python's standard library: signature and docstring are given, the body is wanted. What
-the model writes runs in a sandbox. Prints a table: of each problem the samples, those that pass the examples, clusters of those that
-behave alike, and whether a submission passed the hidden tests.
+Problems are functions of held-out modules of Python's standard library: signature and docstring are given, the body is wanted.
+What the model writes runs in a sandbox. Prints a table: of each problem the samples, those that pass the examples, clusters of
+those that behave alike, and whether a submission passed the hidden tests.
 """
 
 import json
@@ -54,9 +54,8 @@ def main(argv: list[str]) -> None:
     attempts = solve.solve(problems, sampler, **options)
     result = solve.summary(attempts, given.submissions)
     if given.json:
-        each = [
-            {"name": one.problem.name, "passing": one.passing, "clusters": one.clusters, "solved": one.solved} for one in attempts
-        ]
+        columns = ("passing", "clusters", "solved")
+        each = [{"name": one.problem.name} | {name: getattr(one, name) for name in columns} for one in attempts]
         print(json.dumps({"workdir": workdir, "sandbox": walls, **result, "each": each}))
         return
     print(f"{workdir}; sandbox: limits, audit hooks" + (f", the kernel's walls around {', '.join(walls)}" if walls else " alone"))

@@ -33,11 +33,7 @@ def _number(generator: random.Random, words: Sequence[str]) -> int:
 
 def _text(generator: random.Random, words: Sequence[str]) -> str:
     letters = "".join(generator.choices(string.ascii_letters + string.digits + " _-.,", k=generator.randrange(1, 12)))
-    return (
-        generator.choice((*words, generator.choice(WORDS), letters))
-        if words
-        else generator.choice((generator.choice(WORDS), letters))
-    )
+    return generator.choice((*words, generator.choice(WORDS), letters))
 
 
 def _real(generator: random.Random, words: Sequence[str]) -> float:

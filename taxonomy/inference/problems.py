@@ -1,9 +1,9 @@
 """Programming problems made from the standard library: what a function says of itself, and what it gives for what.
 
 A problem is a function of a held-out module that computes: its signature and docstring are given, its body is wanted, and calls of
-the true function are the tests, few to be shown as examples, others hidden. Nothing is known of a function but that it exists, so it
-is run, in the sandbox, on inputs of all simple kinds, and kept where it gives the same plain values twice, in another order and with
-other hashes of strings.
+the true function are the tests, few to be shown as examples, others hidden. Nothing is known of a function but that it exists, so
+it is run, in the sandbox, on inputs of all simple kinds, and kept where it gives the same plain values twice, in another order and
+with other hashes of strings.
 """
 
 import ast
@@ -167,9 +167,9 @@ def _told(function: _Function) -> list[call_inputs.Call]:
     try:
         examples = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
         for inner in itertools.chain.from_iterable(ast.walk(ast.parse(example.source)) for example in examples):
-            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == function.name:
-                if not inner.keywords:
-                    calls.append(tuple(ast.literal_eval(argument) for argument in inner.args))
+            own = isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == function.name
+            if own and not inner.keywords:
+                calls.append(tuple(ast.literal_eval(argument) for argument in inner.args))
     except (ValueError, SyntaxError):
         pass
     return calls

@@ -9,9 +9,9 @@ What Linux adds where it lets an ordinary user, or root, make namespaces: there 
 be seen, and no file but the Python and system libraries, read-only, and a folder in memory that vanishes with the program. Root
 gives up being root: the program runs as a user who owns nothing.
 
-What does not hold: without namespaces (`protection()` says which walls stand) a program made to break out of audit hooks, rather than
-one that happens to do harm, can reach the network and what files its user can, and outlive its time by leaving its group. Bugs of
-the kernel are everybody's. On Windows nothing runs.
+What does not hold: without namespaces (`protection()` says which walls stand) a program made to break out of audit hooks, rather
+than one that happens to do harm, can reach the network and what files its user can. Bugs of the kernel are everybody's. On Windows
+nothing runs.
 """
 
 import collections
@@ -98,8 +98,8 @@ def run(
 
     A call is a tuple of literals, such as "(1, 'a')", for a function, and the text of standard input for a script. Calls share a
     process. A value is written by `repr`, sets and dictionaries in a fixed order; arguments that the call changed follow it.
-    `seed` is that of the hashes of strings. Without `hooks` or `isolate` one of the two walls is left out, so that tests can lean on
-    the other. Raises UserError where no program can be run safely.
+    `seed` is that of the hashes of strings. Without `hooks` or `isolate` one of the two walls is left out, so that tests can lean
+    on the other. Raises UserError where no program can be run safely.
     """
     return _run(program, calls, limits, seed, hooks, isolate)[0]
 

@@ -195,10 +195,8 @@ def limit(limits: dict) -> None:
         if number is not None:
             _, hard = resource.getrlimit(number)
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            try:
+            with contextlib.suppress(ValueError, OSError):  # not on this system
                 resource.setrlimit(number, (most, most))
-            except (ValueError, OSError):
-                pass  # not on this system
 
 
 def watch(place: str, visible: list[str], refused: list[str]) -> None:
