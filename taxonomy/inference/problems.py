@@ -19,7 +19,7 @@ from taxonomy.data.functions import StandardLibraryFunctions, function_pairs
 from taxonomy.data.sources import StandardLibrarySource
 from taxonomy.data.storage import Split
 from taxonomy.inference import call_inputs, sandbox
-from taxonomy.inference.sandbox import Limits, Outcome, Program
+from taxonomy.inference.sandbox import Limits, Program
 
 LIMITS = Limits()
 MOST_ARGUMENTS = 3
@@ -27,7 +27,7 @@ EXAMPLES, HIDDEN, PROBES = 3, 20, 50  # probes: Li et al. 2022, arXiv:2203.07814
 LEAST_HIDDEN = 5
 
 
-class Test(NamedTuple):
+class Case(NamedTuple):
     """A call, and the text of its value."""
 
     call: str
@@ -46,8 +46,8 @@ class Problem:
     module: str | None
     prompt: str
     solution: str
-    examples: tuple[Test, ...]
-    hidden: tuple[Test, ...]
+    examples: tuple[Case, ...]
+    hidden: tuple[Case, ...]
     probes: tuple[str, ...]
 
     @property
@@ -63,12 +63,14 @@ def library_problems(
     splits: Sequence[Split] = ("test", "validation"), count: int | None = None, workers: int | None = None
 ) -> list[Problem]:
     """The first `count` problems (all, where None) of the modules of some splits, in the order of the modules."""
-    functions = itertools.chain.from_iterable(map(_functions, splits))
-    found = filter(None, sandbox.parallel(_problem, functions, workers))
+    held_out = itertools.chain.from_iterable(map(functions, splits))
+    found = filter(None, sandbox.parallel(problem, held_out, workers))
     return list(itertools.islice(found, count))
 
 
-class _Function(NamedTuple):
+class Function(NamedTuple):
+    """A function of a module, the number of arguments it needs, and the halves of its text."""
+
     module: str
     name: str
     arguments: int
@@ -76,7 +78,7 @@ class _Function(NamedTuple):
     body: str
 
 
-def _functions(split: Split) -> Iterator[_Function]:
+def functions(split: Split) -> Iterator[Function]:
     """Functions of the split's pairs that stand in modules by themselves, undecorated, and can be called by position alone."""
     pairs = set(StandardLibraryFunctions().documents(split))
     for path, text in StandardLibrarySource().files(split):
@@ -89,10 +91,11 @@ def _functions(split: Split) -> Iterator[_Function]:
             given = [*node.args.posonlyargs, *node.args.args]
             needed = max(1, len(given) - len(node.args.defaults))
             if needed <= min(len(given), MOST_ARGUMENTS) and None not in node.args.kw_defaults and given[0].arg != "self":
-                yield _Function(module, node.name, needed, pair.input, pair.target)
+                yield Function(module, node.name, needed, pair.input, pair.target)
 
 
-def _problem(function: _Function) -> Problem | None:
+def problem(function: Function) -> Problem | None:
+    """The problem that a function makes; None when it does not compute, or only what a program that does nothing would."""
     name = f"{function.module}.{function.name}"
     generator = random.Random(name)
     program = Program(function.prompt + function.body, function.name, function.module)
@@ -119,7 +122,7 @@ def _problem(function: _Function) -> Problem | None:
     return _made(name, function, tests, generator)
 
 
-def _made(name: str, function: _Function, tests: list[Test], generator: random.Random) -> Problem | None:
+def _made(name: str, function: Function, tests: list[Case], generator: random.Random) -> Problem | None:
     """The problem, if the tests tell it from programs that do nothing."""
     seen: set[str] = set()
     examples = tuple(test for test in tests if not (test.value in seen or seen.add(test.value)))[:EXAMPLES]
@@ -134,7 +137,7 @@ def _made(name: str, function: _Function, tests: list[Test], generator: random.R
     return Problem(name, function.module, function.prompt, function.body, examples, hidden, tuple(probes)[:PROBES])
 
 
-def _trivial(tests: Sequence[Test], arguments: int) -> bool:
+def _trivial(tests: Sequence[Case], arguments: int) -> bool:
     """Whether one value is right more than half of the time, or an argument is always."""
     values = [test.value for test in tests]
     given = [ast.literal_eval(test.call) for test in tests]
@@ -149,18 +152,16 @@ def _is(argument: object, text: str) -> bool:
         return False
 
 
-def _verified(program: Program, calls: list[str]) -> list[Test]:
-    """The calls that give the same plain value twice."""
+def _verified(program: Program, calls: list[str]) -> list[Case]:
+    """The calls that give plain values; none where they give others the second time."""
     first = sandbox.run(program, calls, LIMITS, seed=0)
     second = sandbox.run(program, calls[::-1], LIMITS, seed=1)[::-1]
-    return [
-        Test(call, one.text)
-        for call, one, other in zip(calls, first, second, strict=True)
-        if one == other == Outcome("value", one.text)
-    ]
+    if any(one.kind == "value" and one != other for one, other in zip(first, second, strict=True)):
+        return []
+    return [Case(call, one.text) for call, one in zip(calls, first, strict=True) if one.kind == "value"]
 
 
-def _told(function: _Function) -> list[call_inputs.Call]:
+def _told(function: Function) -> list[call_inputs.Call]:
     """Calls that stand in the docstring as examples."""
     (node,) = ast.parse(function.prompt).body
     calls = []
@@ -175,7 +176,7 @@ def _told(function: _Function) -> list[call_inputs.Call]:
     return calls
 
 
-def _words(function: _Function) -> list[str]:
+def _words(function: Function) -> list[str]:
     """Short texts that the function mentions."""
     constants = [node.value for node in ast.walk(ast.parse(function.prompt + function.body)) if isinstance(node, ast.Constant)]
     return sorted({value for value in constants if isinstance(value, str) and 0 < len(value) <= 20})

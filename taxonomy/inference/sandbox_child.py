@@ -8,6 +8,7 @@ The fork limits itself, gives up its rights, refuses what Python audits and runs
 import ast
 import contextlib
 import ctypes
+import errno
 import importlib
 import importlib.util
 import io
@@ -61,7 +62,6 @@ def main() -> None:
     limits, results = job["limits"], os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
-    die_with_parent(libc)
     walls: list[str] = []
     if job["isolate"]:
         with contextlib.suppress(OSError, AttributeError):  # a system that does not allow it; `walls` says how far it came
@@ -70,11 +70,11 @@ def main() -> None:
     user = unused_user() if os.geteuid() == 0 else None
     if user is not None:
         os.chown(".", user, user)
+    die_with_parent(libc)
     inner = os.fork()
     if inner == 0:
         try:
             os.setsid()  # so that signals to its group reach nobody else
-            die_with_parent(libc)
             give_up_rights(libc, user)
             for standard in (0, 1, 2):
                 os.dup2(nothing, standard)
@@ -100,26 +100,33 @@ def main() -> None:
         os.killpg(inner, signal.SIGKILL)  # whatever may be left of its group, while the number is still its
     _, status, used = os.wait4(inner, 0)
     killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    # A little less than the limit: the kernel counts in ticks.
-    spent = used.ru_utime + used.ru_stime > limits["cpu_seconds"] - 0.1
+    # Half of the limit: what the kernel limits by is counted in ticks, and may be far from what it reports.
+    spent = used.ru_utime + used.ru_stime > limits["cpu_seconds"] / 2
     out_of_time = bool(late) or killed == signal.SIGXCPU or (killed == signal.SIGKILL and spent)
     last = {"killed": killed, "out_of_time": out_of_time, "walls": walls}
     os.write(2, json.dumps(last).encode())
 
 
 def die_with_parent(libc: ctypes.CDLL) -> None:
+    """Asks to be ended with the parent, which a change of user undoes."""
     if sys.platform == "linux":
         libc.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
-def unused_user() -> int:
-    """For root, a user id that owns nothing. Ends this process where Python's library cannot be read with it.
+def unused_user() -> int | None:
+    """For root, a user id that owns nothing; None where root is an ordinary user outside of its container.
 
-    Root itself would not do: the kernel does not count its processes.
+    Root itself would not do: the kernel does not count its processes. Ends this process where it cannot be another user, or one that
+    cannot read Python's library.
     """
     user = 2**30 + os.getpid()
     try:
         os.seteuid(user)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        sys.exit("root needs the right to be another user")
+    try:
         with open(ast.__file__):
             return user
     except OSError:
@@ -176,7 +183,7 @@ def give_up_rights(libc: ctypes.CDLL, user: int | None) -> None:
         # Version 3 of the header, this process; no capability of any of the three sets.
         libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
         libc.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-        die_with_parent(libc)  # which a change of user undoes
+        die_with_parent(libc)
 
 
 def limit(limits: dict) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from taxonomy.inference import estimators, sandbox, selection
-from taxonomy.inference.problems import Problem, Test
+from taxonomy.inference.problems import Case, Problem
 from taxonomy.inference.sandbox import Limits, Verdict
 
 # Prompts in, what follows each of them out; equal prompts are asked for different texts.
@@ -76,7 +76,7 @@ def attempt(
 ) -> Attempt:
     """Filters, clusters and chooses among the texts for one problem. Equal texts are run once, and count as often as they occur."""
 
-    def tested(candidates: Sequence[str], tests: Sequence[Test]) -> dict[str, Verdict]:
+    def tested(candidates: Sequence[str], tests: Sequence[Case]) -> dict[str, Verdict]:
         wanted = [test.value for test in tests]
         jobs = [(problem.program(text), [test.call for test in tests]) for text in candidates]
         outcomes = sandbox.run_all(jobs, limits, workers)
