@@ -12,19 +12,20 @@ import dataclasses
 import doctest
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 from taxonomy.data.functions import StandardLibraryFunctions, function_pairs
 from taxonomy.data.sources import StandardLibrarySource
 from taxonomy.data.storage import Split
 from taxonomy.inference import call_inputs, sandbox
-from taxonomy.inference.sandbox import Limits, Program
+from taxonomy.inference.sandbox import Limits, Outcome, Program
 
 LIMITS = Limits()
 MOST_ARGUMENTS = 3
 EXAMPLES, HIDDEN, PROBES = 3, 20, 50  # probes: Li et al. 2022, arXiv:2203.07814, section 4.6
 LEAST_HIDDEN = 5
+TOGETHER = 16  # functions looked at before it is asked whether there are problems enough
 
 
 class Case(NamedTuple):
@@ -64,8 +65,31 @@ def library_problems(
 ) -> list[Problem]:
     """The first `count` problems (all, where None) of the modules of some splits, in the order of the modules."""
     held_out = itertools.chain.from_iterable(map(functions, splits))
-    found = filter(None, sandbox.parallel(problem, held_out, workers))
-    return list(itertools.islice(found, count))
+    found: list[Problem] = []
+    while (count is None or len(found) < count) and (some := list(itertools.islice(held_out, TOGETHER))):
+        found += filter(None, made(some, workers))
+    return found[:count]
+
+
+def made(some: Sequence["Function"], workers: int | None = None) -> list[Problem | None]:
+    """The problem that each function makes; None when it does not compute, or only what a program that does nothing would.
+
+    Threads wait for the sandbox and do no more: Python's parser is not made for several.
+    """
+    found: list[Problem | None] = [None] * len(some)
+    waiting = [(place, steps, next(steps)) for place, steps in enumerate(map(_problem, some))]
+    while waiting:
+        outcomes = sandbox.parallel(
+            lambda one: sandbox.run(one[2].program, one[2].calls, LIMITS, seed=one[2].seed), waiting, workers
+        )
+        again = []
+        for (place, steps, _), result in zip(waiting, outcomes, strict=True):
+            try:
+                again.append((place, steps, steps.send(result)))
+            except StopIteration as end:
+                found[place] = end.value
+        waiting = again
+    return found
 
 
 class Function(NamedTuple):
@@ -94,8 +118,14 @@ def functions(split: Split) -> Iterator[Function]:
                 yield Function(module, node.name, needed, pair.input, pair.target)
 
 
-def problem(function: Function) -> Problem | None:
-    """The problem that a function makes; None when it does not compute, or only what a program that does nothing would."""
+class _Run(NamedTuple):
+    program: Program
+    calls: list[str]
+    seed: int
+
+
+def _problem(function: Function) -> Generator[_Run, list[Outcome], Problem | None]:
+    """Asks for runs, takes what came of them, and returns what `made` says."""
     name = f"{function.module}.{function.name}"
     generator = random.Random(name)
     program = Program(function.prompt + function.body, function.name, function.module)
@@ -103,22 +133,28 @@ def problem(function: Function) -> Problem | None:
 
     kinds = [kinds for kinds in call_inputs.combinations(function.arguments) for _ in range(3)]
     tried = [call_inputs.drawn(one, generator, words) for one in kinds]
-    outcomes = sandbox.run(program, _texts(told + tried), LIMITS)
+    outcomes = yield _Run(program, _texts(told + tried), 0)
     values: dict[tuple[str, ...], set[str]] = collections.defaultdict(set)
     for one, outcome in zip(kinds, outcomes[len(told) :], strict=True):
         if outcome.kind == "value":
             values[one].add(outcome.text)
-    calls = [call for call, outcome in zip(told, outcomes, strict=False) if outcome.kind == "value"]
-    if not calls and not values:
+    known = [call for call, outcome in zip(told, outcomes, strict=False) if outcome.kind == "value"]
+    if not known and not values:
         return None
-    known = calls[:]
+
     best = max(values, key=lambda one: len(values[one]), default=None)
+    calls = known[:]
     for _ in range(3 * HIDDEN):
         if best is not None:
             calls.append(call_inputs.drawn(best, generator, words))
         if known:
             calls.append(call_inputs.mutated(generator.choice(known), generator))
-    tests = _verified(program, list(dict.fromkeys(_texts(calls))))
+    texts = list(dict.fromkeys(_texts(calls)))
+    first = yield _Run(program, texts, 0)
+    second = yield _Run(program, texts[::-1], 1)
+    if any(one.kind == "value" and one != other for one, other in zip(first, second[::-1], strict=True)):
+        return None
+    tests = [Case(call, one.text) for call, one in zip(texts, first, strict=True) if one.kind == "value"]
     return _made(name, function, tests, generator)
 
 
@@ -150,15 +186,6 @@ def _is(argument: object, text: str) -> bool:
         return ast.literal_eval(text) == argument
     except (ValueError, SyntaxError):  # a set without elements, or what a call did to its arguments
         return False
-
-
-def _verified(program: Program, calls: list[str]) -> list[Case]:
-    """The calls that give plain values; none where they give others the second time."""
-    first = sandbox.run(program, calls, LIMITS, seed=0)
-    second = sandbox.run(program, calls[::-1], LIMITS, seed=1)[::-1]
-    if any(one.kind == "value" and one != other for one, other in zip(first, second, strict=True)):
-        return []
-    return [Case(call, one.text) for call, one in zip(calls, first, strict=True) if one.kind == "value"]
 
 
 def _told(function: Function) -> list[call_inputs.Call]:

@@ -116,8 +116,8 @@ def die_with_parent(libc: ctypes.CDLL) -> None:
 def unused_user() -> int | None:
     """For root, a user id that owns nothing; None where root is an ordinary user outside of its container.
 
-    Root itself would not do: the kernel does not count its processes. Ends this process where it cannot be another user, or one that
-    cannot read Python's library.
+    Root itself would not do: the kernel does not count its processes. Ends this process where it cannot be another user, or where
+    that one cannot read Python's library.
     """
     user = 2**30 + os.getpid()
     try:
