@@ -1,0 +1,96 @@
+"""Samples of a model under varied conditions: temperatures, words before the prompt, and the token that says "good"."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taxonomy import registry
+from taxonomy.data import examples
+from taxonomy.inference.decode import Tokenizer, generate_tokens
+from taxonomy.inference.solve import Sampler
+
+BATCH = 32  # texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """How a text is drawn, and what is said before the prompt, such as tags of the problem."""
+
+    sampler: str
+    prefix: str = ""
+
+
+def conditions(samplers: Sequence[str], prefixes: Sequence[str] = ("",)) -> list[Condition]:
+    """Every sampler with every prefix. Raises UserError for a sampler that there is not."""
+    for sampler in samplers:
+        registry.create("sampler", sampler, "--sampler")
+    return [Condition(sampler, prefix) for prefix, sampler in itertools.product(prefixes, samplers)]
+
+
+def model_sampler(
+    plan: Any,
+    params: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    given: Sequence[Condition],
+    *,
+    max_new_tokens: int,
+    seed: int = 0,
+) -> Sampler:
+    """What the plan's model says to prompts, the conditions one after the other: as to a pair's input where it learned pairs.
+
+    A model that learned from tokens for good and bad text is told "good". Texts end where a function ends.
+    """
+    pairs = plan.objective.unit == "document" and "prefix" in plan.objective.gives
+    separator = tokenizer.vocab_size if pairs else None
+    own = examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end, separator=separator)
+    good = [own.reserve(plan.objective.marks).mark("good")] if "good" in plan.objective.marks else []
+    lengths, start, end = plan.lengths, tokenizer.document_start, tokenizer.document_end
+    room = min(max_new_tokens, lengths.context // 2 if lengths.inputs is None else lengths.context)
+
+    def row(text: str) -> tuple[list[int], list[int] | None]:
+        """What the decoder, or the only stack, begins with, and what the encoder reads."""
+        tokens = [int(token) for token in tokenizer.encode(text)]
+        if lengths.inputs is not None:
+            return [start], [*good, *tokens[: lengths.inputs - 1 - len(good)], end]
+        most = lengths.context - room - 2 - len(good)
+        # A pair loses the end of its input, as in training; a text that goes on keeps its end.
+        return [start, *good, *(tokens[:most] if pairs else tokens[-most:])] + ([separator] if pairs else []), None
+
+    def sample(prompts: Sequence[str]) -> list[str]:
+        said: dict[int, str] = {}
+        for turn, condition in enumerate(given):
+            places = range(turn, len(prompts), len(given))
+            rows = {place: row(condition.prefix + prompts[place]) for place in places}
+            order = sorted(places, key=lambda place: sum(map(len, filter(None, rows[place]))))
+            for number, batch in enumerate(order[first : first + BATCH] for first in range(0, len(order), BATCH)):
+                full = [*batch, *[batch[-1]] * (min(BATCH, len(order)) - len(batch))]  # one shape for all batches
+                begun, read = [rows[place][0] for place in full], [rows[place][1] for place in full]
+                new = generate_tokens(
+                    plan.model,
+                    params,
+                    begun,
+                    inputs=None if lengths.inputs is None else read,
+                    max_new_tokens=room,
+                    sampler=condition.sampler,
+                    seed=seed + turn + len(given) * number,
+                    stop_token=end,
+                    vocab_size=tokenizer.vocab_size,
+                )
+                said |= {place: body(_text(tokenizer, rows[place][0], tokens)) for place, tokens in zip(batch, new, strict=False)}
+        return [said[place] for place in range(len(prompts))]
+
+    return sample
+
+
+def body(text: str) -> str:
+    """The lines of a function's body: up to the first that is neither empty nor indented."""
+    lines = text.splitlines(keepends=True)
+    return "".join(itertools.takewhile(lambda line: not line.strip() or line[0].isspace(), lines))
+
+
+def _text(tokenizer: Tokenizer, before: list[int], tokens: Sequence[int]) -> str:
+    """The text of tokens that continue others: alone, some tokenizers would drop the space that they begin with."""
+    known = [token for token in before[1:] if token < tokenizer.vocab_size]
+    first, whole = tokenizer.decode(known), tokenizer.decode([*known, *tokens])
+    return whole.removeprefix(first) if whole.startswith(first) else tokenizer.decode(tokens)

@@ -1,0 +1,209 @@
+"""Programs that nobody has read: each attack fails, and touches nothing outside."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from taxonomy.inference import sandbox
+from taxonomy.inference.sandbox import Limits, Outcome, Program, Verdict, judge, run
+
+SMALL = Limits(seconds=8, cpu_seconds=1, memory=256 * 2**20, files=2**20)
+walled = pytest.mark.skipif("files" not in sandbox.protection(), reason="the kernel gives an ordinary user no namespaces")
+
+
+def one(body: str, call: str = "()", limits: Limits = SMALL, **options) -> Outcome:
+    """What comes of a function with this body, called once."""
+    arguments = "x" if call != "()" else ""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    return run(Program(f"def f({arguments}):\n{lines}", "f"), [call], limits, **options)[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "value"),
+    [
+        ("(1,)", "return x + 1", "2"),
+        ("('ä',)", "return {'b': [x, None], 'a': (1.0, True)}", "{'a': (1.0, True), 'b': ['ä', None]}"),
+        ("([3, 1],)", "x.sort()", "None, arguments now ([1, 3],)"),
+        ("(5,)", "return set(map(str, range(x))), frozenset()", "(set({'0', '1', '2', '3', '4'}), frozenset())"),
+    ],
+)
+def test_a_value_is_written_the_same_way_each_time(call, body, value):
+    assert {one(body, call, seed=seed) for seed in (0, 1)} == {Outcome("value", value)}
+
+
+def test_every_call_has_an_outcome():
+    calls = ["(1,)", "(0,)", "(2,)", "('a',)"]
+    found = run(Program("def f(x):\n    return 1 // x", "f"), calls, SMALL)
+    assert [outcome.kind for outcome in found] == ["value", "error", "value", "error"]
+    assert found[1].text.startswith("ZeroDivisionError")
+    found = run(Program("def f(x):\n    while x: pass\n    return x", "f"), ["(0,)", "(1,)", "(0,)"], SMALL)
+    assert [outcome.kind for outcome in found] == ["value", "timeout", "timeout"]
+
+
+def test_a_script_reads_and_prints():
+    found = run(Program("print(int(input()) + 1, ' ')"), ["3\n", "x\n"], SMALL)
+    assert found[0] == Outcome("value", "4") and found[1].kind == "error"
+
+
+def test_a_function_sees_the_names_of_its_module():
+    wrap = "def shorter(text):\n    return TextWrapper(width=3).wrap(text)"
+    assert run(Program(wrap, "shorter", "textwrap"), ["('a b c',)"], SMALL)[0].text == "['a b', 'c']"
+    assert run(Program(wrap, "shorter"), ["('a b c',)"], SMALL)[0].text.startswith("NameError")
+
+
+ATTACKS = {
+    "endless loop": ("while True: pass", "timeout"),
+    "endless wait": ("import time; time.sleep(60)", "timeout"),
+    "loop that catches": ("while True:\n  try:\n    while True: pass\n  except BaseException: pass", "timeout"),
+    "memory bomb": ("x = ['']\nwhile True: x += x", "memory"),
+    "one large thing": ("return 'x' * 2**40", "memory"),
+    "deep recursion": ("import sys; sys.setrecursionlimit(10**9)\ndef g(): return g()\ng()", ("memory", "error", "timeout")),
+    "fork bomb": ("import os\nwhile True: os.fork()", "refused"),
+    "process": ("import subprocess; subprocess.run(['true'])", "refused"),
+    "shell": ("import os; os.system('true')", "refused"),
+    "thread": ("import threading\nwhile True: threading.Thread(target=int).start()", ("refused", "error")),
+    "write": ("open(OUTSIDE, 'w')", "refused"),
+    "remove": ("import os; os.remove(OUTSIDE)", "refused"),
+    "link out": ("import os; os.symlink(OUTSIDE, 'here'); open('here', 'w')", "refused"),
+    "read": ("return open(OUTSIDE).read()", "refused"),
+    "large file": ("open('own', 'w').write('x' * 2**24)", "error"),
+    "socket": ("import socket; socket.create_connection(('127.0.0.1', PORT))", "refused"),
+    "caught": ("import os\ntry: os.fork()\nexcept BaseException: pass\nreturn 1", "refused"),
+    "signal": ("import os, signal; os.kill(os.getppid(), signal.SIGKILL)", "refused"),
+    "foreign code": ("import ctypes; ctypes.CDLL(None).abort()", "refused"),
+    "end": ("import os; os._exit(0)", "error"),
+    "crash": ("import os; os.abort()", "error"),
+    "long value": ("return 'x' * 2**17", "error"),
+    "no value": ("return object()", "error"),
+    "no such text": ("return (", "error"),
+}
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file and a listening socket that no program may touch."""
+    file = tmp_path / "file"
+    file.write_text("as it was")
+    file.chmod(0o666)
+    tmp_path.chmod(0o777)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        yield lambda body: body.replace("OUTSIDE", repr(str(file))).replace("PORT", str(server.getsockname()[1]))
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert file.read_text() == "as it was" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_fails(attack, outside):
+    body, kinds = ATTACKS[attack]
+    waits = attack == "endless wait"
+    outcome = one(outside(body), limits=Limits(seconds=0.5) if waits else SMALL)
+    assert outcome.kind in kinds and outcome.text
+    assert judge([outcome], ["1"]).kind == outcome.kind
+
+
+@walled
+@pytest.mark.parametrize("attack", ["fork bomb", "process", "write", "remove", "link out", "read", "socket", "signal"])
+def test_the_kernel_refuses_it_too(attack, outside):
+    outcome = one(outside(ATTACKS[attack][0]), hooks=False)
+    # A signal to process 0 is one to its own group, of which the program is the only member and cannot be killed by itself.
+    assert outcome == Outcome("value", "None") if attack == "signal" else outcome.kind == "error"
+
+
+@walled
+def test_there_is_nobody_else_to_be_seen():
+    seen = one("import os, socket\nreturn os.getpid(), os.listdir('/'), [n for _, n in socket.if_nameindex()]", hooks=False)
+    pid, folders, networks = eval(seen.text)
+    assert pid == 1 and networks == ["lo"] and not {"proc", "home", "dev", "etc"} & set(folders)
+
+
+def test_nothing_is_inherited(monkeypatch, tmp_path):
+    monkeypatch.setenv("SECRET_TOKEN", "hidden")
+    with open(tmp_path / "file", "w") as file:
+        os.set_inheritable(file.fileno(), True)
+        body = "import os, sys\nfiles = 0\nfor i in range(256):\n  try: os.fstat(i); files += 1\n  except OSError: pass\n"
+        outcome = one(body + "return dict(os.environ), files, len(sys.argv)")
+    environment, files, arguments = eval(outcome.text)
+    assert set(environment) <= {"LD_LIBRARY_PATH", "PYTHONHASHSEED", "PYTHONUTF8", "TZ", "HOME", "LC_CTYPE"}
+    assert (files, arguments) == (4, 1)  # three that lead nowhere, and the one for answers
+
+
+def test_limits_and_hooks_hold_without_namespaces(outside):
+    try:
+        loop = one("while True: pass", isolate=False)
+    except sandbox.UserError as error:
+        pytest.skip(str(error))
+    assert loop.kind == "timeout"
+    for attack in ("memory bomb", "fork bomb", "write", "socket", "read"):
+        assert one(outside(ATTACKS[attack][0]), isolate=False).kind == ATTACKS[attack][1]
+
+
+def test_a_program_cannot_answer_for_the_judge():
+    forged = (
+        'import os\nfor i in range(3, 9):\n  try: os.write(i, b\'[0, "passed", "1"]\\n[[[\\n\')\n  except OSError: pass\nreturn 2'
+    )
+    assert judge([one(forged)], ["1"]).kind == "error"
+
+
+def test_programs_run_side_by_side_in_order():
+    jobs = [(Program(f"import time\ndef f():\n    time.sleep({1.2 - i / 5})\n    return {i}", "f"), ["()"]) for i in range(4)]
+    assert [outcomes[0].text for outcomes in sandbox.run_all(jobs, SMALL, workers=4)] == ["0", "1", "2", "3"]
+
+
+def test_a_program_dies_with_its_caller():
+    """And so does the process that guards it."""
+    code = (
+        "from taxonomy.inference.sandbox import *; run(Program('import time\\ndef f(): time.sleep(60)', 'f'), ['()'], Limits(60))"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[2])
+    try:
+        started = until(lambda: [child for guard in children(caller.pid) for child in children(guard)])
+        family = [*children(caller.pid), *started]
+    finally:
+        caller.send_signal(signal.SIGKILL)
+        caller.wait()
+    assert until(lambda: not [pid for pid in family if alive(pid)])
+
+
+def status(pid: int) -> list[str]:
+    """State and parent of a process."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return ["Z", "0"]
+
+
+def alive(pid: int) -> bool:
+    return status(pid)[0] not in "ZX"
+
+
+def children(parent: int) -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and status(int(name))[1] == str(parent)]
+
+
+def until(found, seconds: float = 30):
+    end = time.monotonic() + seconds
+    while not (value := found()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return value
+
+
+def test_verdicts():
+    good, bad = Outcome("value", "1"), Outcome("error", "TypeError: no")
+    assert judge([good, good], ["1", "1"]) == Verdict("passed", "")
+    assert judge([good, good], ["1", "2"]) == Verdict("wrong", "call 1: 1 instead of 2")
+    assert judge([good, bad], ["2", "2"]).kind == "wrong" and judge([bad, good], ["2", "1"]) == Verdict("error", bad.text)
+    assert judge([good, Outcome("refused", "os.fork")], ["2", "1"]) == Verdict("refused", "os.fork")
+
+
+@pytest.mark.parametrize("field", ["seconds", "cpu_seconds", "memory", "files", "output"])
+def test_limits_are_checked(field):
+    with pytest.raises(ValueError, match=f"^{field}=0 is too small for any program$"):
+        Limits(**{field: 0})
