@@ -40,8 +40,12 @@ class Stack(nn.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for i, item in enumerate(self.layers.items):
             if isinstance(item, str):
-                x_BTD = _constrained(x_BTD)
-                x_BTD = _constrained(self._block(item, f"{i}_{item}")(x_BTD, context))
+                found = self._block(item, f"{i}_{item}")(_constrained(x_BTD), context)
+                if isinstance(found, tuple):
+                    # What a turn's blocks lend is for the rest of its turn.
+                    found, lent = found
+                    context = context.replace(lent=lent)
+                x_BTD = _constrained(found)
             elif self.scan:
                 scanned = nn.scan(
                     _Turn,
