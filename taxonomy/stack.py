@@ -100,15 +100,15 @@ def locations(layers: Layers) -> Iterator[tuple[str, tuple[str, ...], tuple[int,
 
 
 def unstack(tree: dict[str, Any], layers: Layers) -> dict[str, Any]:
-    """From the scanned layout of a stack's variables to the unrolled one."""
+    """From the scanned layout of a stack's variables to the unrolled one. Layers without such variables are in neither."""
     result = {}
     for i, item in enumerate(layers.items):
         if isinstance(item, str):
-            result[f"{i}_{item}"] = tree[f"{i}_{item}"]
-            continue
-        for turn in range(item.count):
-            one = jax.tree.map(lambda a, turn=turn: a[turn], tree[f"{i}_repeat"])
-            result[f"{i}_repeat_{turn}"] = unstack(one, item.body)
+            result |= {name: tree[name] for name in (f"{i}_{item}",) if name in tree}
+        elif f"{i}_repeat" in tree:
+            for turn in range(item.count):
+                one = jax.tree.map(lambda a, turn=turn: a[turn], tree[f"{i}_repeat"])
+                result[f"{i}_repeat_{turn}"] = unstack(one, item.body)
     return result
 
 
