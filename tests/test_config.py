@@ -30,7 +30,7 @@ BEYOND = {
 # No published count stops where these do: the encoders and heads of states, returns and actions are left out.
 TRUNKS = {"decision_transformer:atari": 1_202_432, "decision_transformer:gym": 595_584}
 # No widths are published, so that these are placeholders.
-PLACEHOLDERS = {"afm_on_device:2025-3b"}
+PLACEHOLDERS = {"afm_on_device:2025-3b", "afm_server:pt-moe-2025"}
 # Sizes of our own: for tests, and to try a system in minutes.
 UNPUBLISHED = (":tiny", ":quickstart", ":")
 EVERY_SIZE = [f"{family}:{size}" for family in config_lib.families() for size in config_lib.sizes(family)]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 from flax import struct
 
-from taxonomy.ops.grouped_matmul import Groups
 from taxonomy.ops.attention import Keys
+from taxonomy.ops.grouped_matmul import Groups
 
 
 @struct.dataclass
