@@ -42,10 +42,6 @@ class Tracks(nn.Module):
             if part.get("lends") or part.get("source") == "earlier":
                 raise ValueError(f"keys are not lent from track to track, but {part.name} has lends=True or source='earlier'")
 
-    def depth(self) -> int:
-        """Layers one after another."""
-        return len(self.blocks)
-
     def copies(self) -> int:
         """How often each part of this component is there."""
         return self.count

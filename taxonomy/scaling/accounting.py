@@ -137,7 +137,7 @@ def _count(model: spec.Model, context: int | None) -> Accounting:
     itemsize = jnp.dtype(jnp.bfloat16).itemsize
     attention_flops = _attention_flops(model, context, masked=True)
     return Accounting(
-        layers=sum(_depth(model.block(block)) for layers in model.stacks.values() for block in layers),
+        layers=sum(len(layers) for layers in model.stacks.values()),
         d_model=model.d_model,
         context=context,
         parameters=total,
@@ -217,12 +217,6 @@ def _parts(model: spec.Model, method: str = "", power: int = 0) -> Iterator[tupl
 def _share(model: spec.Model, block: str) -> float:
     """The share of the tokens that go through a block."""
     return registry.instantiate(model.block(block), parent=None).share
-
-
-def _depth(block: Component) -> int:
-    """The layers that a block stands for."""
-    factory = registry.find(("block",), block.name).factory
-    return registry.instantiate(block).depth() if hasattr(factory, "depth") else 1
 
 
 def _copies(part: Component) -> Iterator[tuple[int, Component]]:
