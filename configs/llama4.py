@@ -5,8 +5,20 @@ from taxonomy.config import TINY_TRAINING, experiment
 # layers in order, d_model, heads, kv_heads, d_ff (dense and expert), experts, chunk, vocab, context, tokens, published
 SIZES = {
     "scout": ("12*(3*local + full)", 5120, 40, 8, (16384, 8192), 16, 8192, 202048, 10485760, 40e12, 109e9),
-    "maverick": ("12*(dense + local + dense + full)", 5120, 40, 8, (16384, 8192), 128, 8192, 202048, 1048576, 22e12, 400e9),
-    "tiny": ("dense + 2*local + full", 64, 4, 2, (192, 96), 4, 16, 512, 64, None, None),
+    "maverick": (
+        "12*(dense_local + local + dense_local + full)",
+        5120,
+        40,
+        8,
+        (16384, 8192),
+        128,
+        8192,
+        202048,
+        1048576,
+        22e12,
+        400e9,
+    ),
+    "tiny": ("dense_local + 2*local + full", 64, 4, 2, (192, 96), 4, 16, 512, 64, None, None),
 }
 # Scout stretches the long wavelengths, and norms queries and keys.
 ROPE = {"scout": ", scaling=by_parts(factor=16, low=1, high=1, original_context=8192)"}
@@ -28,7 +40,7 @@ def get_config(size="scout"):
             **({} if size == "scout" else dict(mlp=f"swiglu(d_ff={d_ff})")),
             moe=f"moe(experts={experts}, top_k=1, router=sigmoid, expert={expert}, shared={expert}, weigh='input')",
             blocks=dict(
-                **({} if size == "scout" else dict(dense="pre(attention, mlp)")),
+                **({} if size == "scout" else dict(dense_local="pre(attention, mlp)")),
                 local="pre(attention, moe)",
                 full="pre(full_attention, moe)",
             ),

@@ -1,6 +1,5 @@
 """Llama 4, its text decoder: experts whose inputs are weighted, chunks of attention, and layers without positions."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +15,14 @@ _DEFAULTS = rotary.Defaults(
 _DENSE_WIDTH = 16384
 _MASKS = {"full_attention": "full", "chunked_attention": "chunks"}
 _POSITIONS = {0: "nope", 1: "rope"}
+# What a layer is called by its mask, position and feed-forward.
+_CALLED = {("chunks", "rope"): "local", ("full", "nope"): "full", ("full", "rope"): "full_rope", ("chunks", "nope"): "local_nope"}
+_NAMES = {(*kind, part): f"{prefix}{name}" for kind, name in _CALLED.items() for part, prefix in (("moe", ""), ("mlp", "dense_"))}
+_WIRING = {name: f"pre({{}}, {part})" for (_, _, part), name in _NAMES.items()}
 
 
 def _kinds(fields: Fields, shape: rotary.Shape) -> rotary.Kinds:
-    """A kind is its mask, position and feed-forward, such as chunks_rope_moe."""
+    """Kinds are called after their mask and position, those without experts dense_local and so on."""
     interval = fields.read("no_rope_layer_interval", int, 4)
     usual = ["nope" if (i + 1) % interval == 0 else "rope" for i in range(shape.layers)]
     positions = decoders.listed(fields, "no_rope_layers", _POSITIONS, usual)
@@ -27,9 +30,9 @@ def _kinds(fields: Fields, shape: rotary.Shape) -> rotary.Kinds:
     step = fields.read("interleave_moe_layer_step", int, 1)
     sparse = fields.read("moe_layers", list, list(range(step - 1, shape.layers, step)))
     parts = ["moe" if i in sparse else "mlp" for i in range(shape.layers)]
-    kinds = list(map("_".join, zip(masks, positions, parts, strict=True)))
+    kinds = [_NAMES[one] for one in zip(masks, positions, parts, strict=True)]
     by_word = _variants(fields, "chunks" in masks)
-    return kinds, {kind: by_word[kind.split("_")[0]] | by_word[kind.split("_")[1]] for kind in dict.fromkeys(kinds)}
+    return kinds, {name: by_word[mask] | by_word[position] for (mask, position, _), name in _NAMES.items()}
 
 
 def _variants(fields: Fields, in_chunks: bool) -> dict[str, dict[str, Any]]:
@@ -56,15 +59,13 @@ def _feedforwards(fields: Fields, kinds: Sequence[str]) -> dict[str, str]:
         moe=say("moe", experts=experts, top_k=top_k, router="sigmoid", expert=expert, shared=expert, weigh="'input'"),
         mlp=say(act, d_ff=fields.read("intermediate_size_mlp", int, _DENSE_WIDTH)),
     )
-    return {name: said for name, said in found.items() if any(kind.endswith(name) for kind in kinds)}
+    return {part: said for part, said in found.items() if any(_WIRING[kind].endswith(f"{part})") for kind in kinds)}
 
 
 def section(fields: Fields) -> dict:
     bias = fields.read("attention_bias", bool, False)
-    kinds = itertools.product(_MASKS.values(), _POSITIONS.values(), ("moe", "mlp"))
-    wiring = {"_".join(kind): f"pre({{}}, {kind[-1]})" for kind in kinds}
     return rotary.section(
-        fields, _DEFAULTS, rotary=dict(interleaved=True), kinds=_kinds, wiring=wiring, mlp=_feedforwards, bias=bias
+        fields, _DEFAULTS, rotary=dict(interleaved=True), kinds=_kinds, wiring=_WIRING, mlp=_feedforwards, bias=bias
     )
 
 
@@ -102,7 +103,7 @@ def hf_config(model: spec.Model) -> dict:
 
 
 _MLP, _THEIRS = f"{tensors.LAYER}/mlp", f"{tensors.MODEL_LAYER}.feed_forward"
-_NAMES = dict(gate="gate_proj", up="up_proj", down="down_proj")
+_GATED = dict(gate="gate_proj", up="up_proj", down="down_proj")
 
 FAMILY = Family(
     model_type="llama4_text",
@@ -116,7 +117,7 @@ FAMILY = Family(
         *tensors.heads(tensors.SELF_ATTENTION),
         *tensors.out(f"{tensors.SELF_ATTENTION}.o_proj"),
         *tensors.gated_mlp(_THEIRS),
-        *(Row(f"{_THEIRS}.shared_expert.{name}.weight", f"{_MLP}/shared/{ours}", "o i -> i o") for ours, name in _NAMES.items()),
+        *(Row(f"{_THEIRS}.shared_expert.{name}.weight", f"{_MLP}/shared/{ours}", "o i -> i o") for ours, name in _GATED.items()),
         Row(f"{_THEIRS}.router.weight", f"{_MLP}/router/kernel", "e d -> d e"),
         Row(f"{_THEIRS}.experts.gate_up_proj", (f"{_MLP}/experts/gate", f"{_MLP}/experts/up"), "e d +f -> e d f"),
         Row(f"{_THEIRS}.experts.down_proj", f"{_MLP}/experts/down"),

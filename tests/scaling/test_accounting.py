@@ -55,13 +55,16 @@ def apply(model):
 
 def counted(one, **execution):
     """The model as its FLOPs are counted: without slots that nobody may use, and the rows of experts without a gap."""
-    everybody = dict(capacity=None, evaluation_capacity=None, slots=None)
+    limits = ("capacity", "evaluation_capacity", "slots")
 
-    def sublayer(part):
-        return part.replace(**everybody) if part.name == "moe" else part
+    def dropless(value):
+        if isinstance(value, tuple):
+            return tuple(map(dropless, value))
+        if not isinstance(value, registry.Component):
+            return value
+        return value.replace(**{name: None if name in limits else dropless(inside) for name, inside in value.arguments})
 
-    blocks = [(name, block.replace(sublayers=tuple(map(sublayer, block["sublayers"])))) for name, block in one.spec.blocks]
-    model = dataclasses.replace(one.spec, blocks=tuple(blocks))
+    model = dataclasses.replace(one.spec, blocks=tuple((name, dropless(block)) for name, block in one.spec.blocks))
     return model_lib.build(model, attention="reference", experts="ragged", **execution)
 
 
@@ -169,12 +172,13 @@ def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
         share = registry.instantiate(one.spec.block(block), parent=None).share
         for part in one.spec.block(block).walk():
             if part.kind == "attention":
+                tracks = one.spec.block(block).get("count", 1)
                 mask = registry.instantiate(part["mask"])
                 pairs = int(mask.allowed(query, key).sum()) * share**2
                 if mask.by_head:
                     pairs = int(mask.times(key[:1], key[:1]).sum()) / part["heads"]
                 width = part["heads"] * part["head_dim"]
-                expected += 4 * width * pairs
+                expected += 4 * width * pairs * tracks
                 if part["position"].name == "transformer_xl":  # a third product
                     expected += 2 * width * pairs
     assert costs.attention_flops_per_token * context == pytest.approx(expected, rel=1e-12)
