@@ -58,8 +58,8 @@ CASES = {
         num_key_value_heads=3,
         head_dim=8,
         max_position_embeddings=80,
-        num_local_experts=3,
-        num_experts_per_tok=3,
+        num_local_experts=4,
+        num_experts_per_tok=2,
         moe_layers=[0, 3],
         no_rope_layers=[1, 0, 1, 0],
         layer_types=["chunked_attention", "chunked_attention", "full_attention", "full_attention"],
@@ -71,5 +71,5 @@ CASES = {
 pair = common.pairs("llama4_text", CASES)
 
 
-class TestLlama4(common.Parity):
+class TestLlama4(common.SparseParity):
     pass
