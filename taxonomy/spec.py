@@ -350,14 +350,18 @@ def _check_sources(stacks: Mapping[str, Layers], blocks: Mapping[str, Component]
 def _check_lending(layers: Layers, blocks: Mapping[str, Component], lender: Component | None) -> None:
     """What attends to an earlier layer's keys has one before it, in the order of computation, whose keys it can read.
 
-    What a repeat's body lends is for the rest of the body.
+    What a repeat's body lends is for the rest of the body. Blocks inside a block may see other tokens than their neighbours, so
+    that they neither lend nor borrow.
     """
     for item in layers.items:
         if not isinstance(item, str):
             _check_lending(item.body, blocks, lender)
             continue
-        attentions = [part for part in blocks[item].walk() if part.kind == "attention"]
-        for part in attentions:
+        sublayers = blocks[item].get("sublayers") or ()
+        for part in blocks[item].walk():
+            if part not in sublayers and (part.get("lends") or part.get("source") == "earlier"):
+                raise UserError(f"model.blocks.{item}: lends=True and source='earlier' do not stand in a block inside another")
+        for part in sublayers:
             if part.get("source") != "earlier":
                 continue
             where = f"model.blocks.{item}: source='earlier'"
@@ -374,7 +378,7 @@ def _check_lending(layers: Layers, blocks: Mapping[str, Component], lender: Comp
             seen, kept = (registry.instantiate(each.mask).window for each in (one, other))
             if kept is not None and (seen is None or seen > kept):
                 raise UserError(f"{where} with mask={one.mask} sees beyond the {kept} keys that mask={other.mask} keeps")
-        lenders = [part for part in attentions if part.get("lends")]
+        lenders = [part for part in sublayers if part.get("lends")]
         if len(lenders) > 1:
             raise UserError(f"model.blocks.{item}: one attention of a block may have lends=True, got {len(lenders)}")
         lender = lenders[0] if lenders else lender

@@ -38,9 +38,6 @@ class Tracks(nn.Module):
     def check(self) -> None:
         if self.count < 1 or not self.blocks:
             raise ValueError(f"count={self.count} must be at least 1, and a track has at least one block")
-        for part in (part for block in self.blocks for part in block.walk()):
-            if part.get("lends") or part.get("source") == "earlier":
-                raise ValueError(f"keys are not lent from track to track, but {part.name} has lends=True or source='earlier'")
 
     def copies(self) -> int:
         """How often each part of this component is there."""

@@ -60,7 +60,10 @@ def test_impossible_tracks():
     for sentence, said in (
         ("tracks(plain, count=0)", "unknown block 'plain'"),
         ("tracks(pre(mlp), count=0)", "count=0 must be at least 1"),
-        ("tracks(pre(gqa(heads=4, kv_heads=2, lends=True)), count=2)", "keys are not lent from track to track"),
+        (
+            "tracks(pre(gqa(heads=4, kv_heads=2, lends=True)), count=2)",
+            "lends=True and source='earlier' do not stand in a block inside another",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             build({**SECTION, "blocks": {"track": sentence}})
