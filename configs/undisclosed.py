@@ -106,19 +106,6 @@ SYSTEMS = {
         "A mixture of 16 experts, 288B parameters active and about two trillion in all; it taught the released Llama 4 models.",
         "Meta AI 2025, The Llama 4 herd",
     ),
-    "afm-on-device-2025-3b": (
-        "Apple",
-        "2025-06",
-        "About 3B parameters in two blocks of layers, 5 to 3, the second with the keys and values of the first; weights of 2 bits.",
-        "Apple 2025, arXiv:2507.13575",
-    ),
-    "afm-server-pt-moe-2025": (
-        "Apple",
-        "2025-06",
-        "Parallel tracks of layers with experts that meet only at the borders of blocks, and windowed layers between full ones "
-        "without positions.",
-        "Apple 2025, arXiv:2507.13575",
-    ),
     "nova-act": (
         "Amazon",
         "2025-04",

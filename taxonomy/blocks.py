@@ -8,11 +8,15 @@ import jax
 from taxonomy import registry
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import dropout
+from taxonomy.ops.attention import Keys
 from taxonomy.registry import Component, Norm, Sublayer, component, formula
 
 
 class Block(nn.Module, kw_only=True):
-    """A wiring of sublayers. `dropout` acts on what each sublayer adds to the stream."""
+    """A wiring of sublayers. `dropout` acts on what each sublayer adds to the stream.
+
+    Subclasses define `wire`, the stream after the block.
+    """
 
     sublayers: tuple[Sublayer, ...]
     norm: Norm
@@ -24,6 +28,13 @@ class Block(nn.Module, kw_only=True):
     def check(self) -> None:
         if not self.sublayers:
             raise ValueError("needs at least one sublayer, such as pre(attention, mlp)")
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array | tuple[jax.Array, Keys]:
+        """The stream after the block and, where a sublayer lends its keys and values, these."""
+        lent: list[Keys] = []
+        x_BTD = self.wire(x_BTD, context.replace(lend=lent.append))
+        return (x_BTD, *lent) if lent else x_BTD
 
     def _named(self) -> Iterator[tuple[str, Component]]:
         """Each sublayer with a name of its own."""
@@ -44,8 +55,7 @@ class Block(nn.Module, kw_only=True):
 class PreNorm(Block):
     """x + f(norm(x)) for each sublayer f in turn."""
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def wire(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for name, sublayer in self._named():
             x_BTD = x_BTD + self._apply(name, sublayer, self._normed(f"{name}_norm", x_BTD), context)
         return x_BTD
@@ -57,8 +67,7 @@ class PostNorm(Block):
 
     leaves_stream_unnormalised = False
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def wire(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for name, sublayer in self._named():
             x_BTD = self._normed(f"{name}_norm", x_BTD + self._apply(name, sublayer, x_BTD, context))
         return x_BTD
@@ -68,8 +77,7 @@ class PostNorm(Block):
 class SandwichNorm(Block):
     """x + norm(f(norm(x))) for each sublayer f in turn."""
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def wire(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for name, sublayer in self._named():
             y_BTD = self._apply(name, sublayer, self._normed(f"{name}_norm", x_BTD), context)
             x_BTD = x_BTD + self._normed(f"{name}_post_norm", y_BTD)
@@ -82,8 +90,7 @@ class Parallel(Block):
 
     shared_norm: bool = True
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def wire(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         shared_BTD = self._normed("norm_1", x_BTD) if self.shared_norm else None
         y_BTD = x_BTD
         for name, sublayer in self._named():
@@ -101,8 +108,7 @@ class DeepNorm(Block):
 
     leaves_stream_unnormalised = False
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def wire(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for name, sublayer in self._named():
             y_BTD = self._apply(name, self._smaller(sublayer), x_BTD, context)
             x_BTD = self._normed(f"{name}_norm", self.alpha * x_BTD + y_BTD)

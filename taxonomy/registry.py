@@ -53,13 +53,16 @@ class Component:
         merged = {**dict(self.arguments), **changes}
         return dataclasses.replace(self, arguments=tuple(merged.items()))
 
+    def parts(self) -> Iterator["Component"]:
+        """The components among its arguments."""
+        for _, value in self.arguments:
+            yield from (item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, Component))
+
     def walk(self) -> Iterator["Component"]:
         """This component and all components inside it."""
         yield self
-        for _, value in self.arguments:
-            for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, Component):
-                    yield from item.walk()
+        for part in self.parts():
+            yield from part.walk()
 
     def __str__(self) -> str:
         def one(value):
@@ -97,6 +100,7 @@ _MODULES = (
     "taxonomy.ops.masks",
     "taxonomy.blocks",
     "taxonomy.depths",
+    "taxonomy.tracks",
     "taxonomy.data.functions",
     "taxonomy.data.mixture",
     "taxonomy.data.pairs",

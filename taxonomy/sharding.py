@@ -32,6 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "layers": (),
+    "tracks": (),
 }
 
 

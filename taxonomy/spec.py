@@ -281,6 +281,8 @@ def model(section: Mapping[str, Any]) -> Model:
     if section.get("ahead") is not None:
         ahead = notation.layers(section["ahead"], blocks, scalars, "model.ahead")
         _check_ahead(ahead, resolved, present, keys, part("head"))
+    for layers in stacks.values():
+        _check_lending(layers, resolved, None)
     norms = [
         _norm_after(key, section, keys, resolved, layers, part)
         for key, layers in zip(_norm_keys(present), stacks.values(), strict=True)
@@ -343,6 +345,43 @@ def _check_sources(stacks: Mapping[str, Layers], blocks: Mapping[str, Component]
                     f"model.blocks.{block}: source='encoder' needs a decoder beside an encoder, but the block is in model.{name}"
                     + ("" if "encoder" in stacks else " and there is no model.encoder")
                 )
+
+
+def _check_lending(layers: Layers, blocks: Mapping[str, Component], lender: Component | None) -> None:
+    """What attends to an earlier layer's keys has one before it, in the order of computation, whose keys it can read.
+
+    What a repeat's body lends is for the rest of the body. Blocks inside a block may see other tokens than their neighbours, so
+    that they neither lend nor borrow.
+    """
+    for item in layers.items:
+        if not isinstance(item, str):
+            _check_lending(item.body, blocks, lender)
+            continue
+        sublayers = blocks[item].get("sublayers") or ()
+        for part in blocks[item].walk():
+            if part not in sublayers and (part.get("lends") or part.get("source") == "earlier"):
+                raise UserError(f"model.blocks.{item}: lends=True and source='earlier' do not stand in a block inside another")
+        for part in sublayers:
+            if part.get("source") != "earlier":
+                continue
+            where = f"model.blocks.{item}: source='earlier'"
+            if lender is None:
+                raise UserError(f"{where} needs a layer before it with lends=True (what a repeat's body lends stays inside)")
+            one, other = registry.instantiate(part), registry.instantiate(lender)
+            for name, own, lent in (
+                ("kv_heads", one.groups, other.groups),
+                ("head_dim", one.head_dim, other.head_dim),
+                ("position", one.position, other.position),
+            ):
+                if own != lent:
+                    raise UserError(f"{where} needs the {name} of the layer that lends, {lent}, got {own}")
+            seen, kept = (registry.instantiate(each.mask).window for each in (one, other))
+            if kept is not None and (seen is None or seen > kept):
+                raise UserError(f"{where} with mask={one.mask} sees beyond the {kept} keys that mask={other.mask} keeps")
+        lenders = [part for part in sublayers if part.get("lends")]
+        if len(lenders) > 1:
+            raise UserError(f"model.blocks.{item}: one attention of a block may have lends=True, got {len(lenders)}")
+        lender = lenders[0] if lenders else lender
 
 
 def _check_orders(stacks: Mapping[str, Layers], blocks: Mapping[str, Component]) -> None:

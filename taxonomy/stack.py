@@ -40,8 +40,12 @@ class Stack(nn.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for i, item in enumerate(self.layers.items):
             if isinstance(item, str):
-                x_BTD = _constrained(x_BTD)
-                x_BTD = _constrained(self._block(item, f"{i}_{item}")(x_BTD, context))
+                found = self._block(item, f"{i}_{item}")(_constrained(x_BTD), context)
+                if isinstance(found, tuple):
+                    # What a turn's blocks lend is for the rest of its turn.
+                    found, lent = found
+                    context = context.replace(lent=lent)
+                x_BTD = _constrained(found)
             elif self.scan:
                 scanned = nn.scan(
                     _Turn,
@@ -96,15 +100,15 @@ def locations(layers: Layers) -> Iterator[tuple[str, tuple[str, ...], tuple[int,
 
 
 def unstack(tree: dict[str, Any], layers: Layers) -> dict[str, Any]:
-    """From the scanned layout of a stack's variables to the unrolled one."""
+    """From the scanned layout of a stack's variables to the unrolled one. Layers without such variables are in neither."""
     result = {}
     for i, item in enumerate(layers.items):
         if isinstance(item, str):
-            result[f"{i}_{item}"] = tree[f"{i}_{item}"]
-            continue
-        for turn in range(item.count):
-            one = jax.tree.map(lambda a, turn=turn: a[turn], tree[f"{i}_repeat"])
-            result[f"{i}_repeat_{turn}"] = unstack(one, item.body)
+            result |= {name: tree[name] for name in (f"{i}_{item}",) if name in tree}
+        elif f"{i}_repeat" in tree:
+            for turn in range(item.count):
+                one = jax.tree.map(lambda a, turn=turn: a[turn], tree[f"{i}_repeat"])
+                result[f"{i}_repeat_{turn}"] = unstack(one, item.body)
     return result
 
 

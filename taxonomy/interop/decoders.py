@@ -145,21 +145,29 @@ def windowed_fields(attentions: Sequence[Component]) -> dict[str, Any]:
 
 
 def layers(
-    kinds: Sequence[str], heads: Heads, variants: Mapping[str, Mapping], wiring: str, stack: str = "decoder", **arguments: Any
+    kinds: Sequence[str],
+    heads: Heads,
+    variants: Mapping[str, Mapping],
+    wiring: str | Mapping[str, str],
+    stack: str = "decoder",
+    **arguments: Any,
 ) -> dict[str, Any]:
     """The keys `attention`, `blocks` and the stack's own for layers of these kinds, which differ in arguments of attention.
 
-    `wiring` is a block with {} for its attention, such as "pre({}, mlp)".
+    `wiring` is a block with {} for its attention, such as "pre({}, mlp)", or one for every kind.
     """
     several = list(dict.fromkeys(kinds))
+    wirings = {kind: wiring if isinstance(wiring, str) else wiring[kind] for kind in several}
     if len(several) == 1:
         attention = {"attention": heads.say(**arguments, **variants[several[0]])}
-        return dict(**attention, blocks=dict(block=wiring.format("attention")), **{stack: f"{len(kinds)}*block"})
+        return dict(**attention, blocks=dict(block=wirings[several[0]].format("attention")), **{stack: f"{len(kinds)}*block"})
     # The first kind has the model's plain name, as others take the numbers of the model's attention from it.
-    names = {kind: f"{kind}_attention" if i else "attention" for i, kind in enumerate(several)}
+    said, names = {kind: heads.say(**{**arguments, **variants[kind]}) for kind in several}, {}
+    for kind, sentence in said.items():
+        names.setdefault(sentence, f"{kind}_attention" if names else "attention")
     return {
-        **{names[kind]: heads.say(**{**arguments, **variants[kind]}) for kind in several},
-        "blocks": {kind: wiring.format(names[kind]) for kind in several},
+        **{name: sentence for sentence, name in names.items()},
+        "blocks": {kind: wirings[kind].format(names[said[kind]]) for kind in several},
         stack: algebra(kinds),
     }
 

@@ -58,7 +58,8 @@ def section(
     norm: str = "rmsnorm",
     rotary: Mapping[str, Any] | Callable[[Fields, Shape], str] | None = None,
     kinds: Callable[[Fields, Shape], Kinds] | None = None,
-    wiring: str = "pre({}, mlp)",
+    wiring: str | Mapping[str, str] = "pre({}, mlp)",
+    mlp: Callable[[Fields, Sequence[str]], Mapping[str, str]] | None = None,
     mlp_bias: bool = False,
     keys: Mapping[str, str] | None = None,
     head: Mapping[str, Any] | None = None,
@@ -67,7 +68,9 @@ def section(
     """A family's section.
 
     rotary: arguments of `rope`, or what gives the position. kinds: which kinds of layers there are, where they differ.
-    wiring: a block, with {} for its attention. keys: more keys of the section. head, attention: arguments of both.
+    wiring: a block, or one for every kind, with {} for its attention. mlp: the keys of other
+    feed-forwards than the usual one, for layers of these kinds.
+    keys: more keys of the section. head, attention: arguments of both.
     """
     sizes = decoders.sizes(fields, default.vocab, default.d_model, default.context)
     d_model, context = sizes["d_model"], sizes["context"]
@@ -86,14 +89,18 @@ def section(
         norm=say(norm, eps=fields.read(default.eps_name, float, default.eps)),
         position=position,
         **(keys or {}),
-        mlp=decoders.mlp(fields, default.d_ff, default.act, default.words, mlp_bias, default.act_name),
+        **(mlp(fields, names) if mlp else dict(mlp=_mlp(fields, default, mlp_bias))),
         **decoders.layers(names, heads, variants, wiring, **attention, dropout=decoders.dropout(fields, "attention_dropout")),
         **decoders.ends(fields, default.tied, default.std, **(head or {})),
     )
 
 
-def hf_config(model: spec.Model, default: Defaults) -> dict[str, Any]:
-    """The inverse, as far as it is the same for all families."""
+def _mlp(fields: Fields, default: Defaults, bias: bool) -> str:
+    return decoders.mlp(fields, default.d_ff, default.act, default.words, bias, default.act_name)
+
+
+def hf_config(model: spec.Model, default: Defaults, mlp_fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The inverse, as far as it is the same for all families; `mlp_fields` are those of other feed-forwards than the usual one."""
     layers = all_layers(model)
     block, attention, mlp = layers[0]
     rotated = next((other for _, other, _ in layers if other["position"].name == "rope"), attention)
@@ -101,7 +108,7 @@ def hf_config(model: spec.Model, default: Defaults) -> dict[str, Any]:
     return dict(
         **decoders.common_fields(model),
         **(heads if default.own_heads else {"num_attention_heads": heads["num_attention_heads"]}),
-        **decoders.mlp_fields(mlp, default.words, default.act_name),
+        **(decoders.mlp_fields(mlp, default.words, default.act_name) if mlp_fields is None else mlp_fields),
         **{default.eps_name: need(block["norm"], "eps")},
         rope_parameters=({} if default.partial is None else {"partial_rotary_factor": 1.0}) | rope_parameters(rotated),
         attention_dropout=attention["dropout"],

@@ -25,8 +25,10 @@ Temperature = Annotated[Component, ("temperature",)]
 class Attention(nn.Module, kw_only=True):
     """Queries, keys and values from x, positions, masked softmax, maybe a norm over all heads, and the output projection.
 
-    With source="encoder" keys and values come from the encoder's memory, and positions play no part. With `global_projections`
-    the tokens of the batch's prefix see all of their document, through queries, keys and values of their own.
+    With source="encoder" keys and values come from the encoder's memory, and positions play no part; with source="earlier" from
+    the last layer before this one that `lends` its own (Brandon et al. 2024, arXiv:2405.12981). `sinks`: a learned score for each
+    head counts in the softmax and has no value (arXiv:2508.10925). With `global_projections` the tokens of the batch's prefix see
+    all of their document, through queries, keys and values of their own.
     """
 
     position: Position
@@ -42,7 +44,9 @@ class Attention(nn.Module, kw_only=True):
     softcap: float | None = None
     scale: float = formula("head_dim**-0.5")
     dropout: float = 0.0
-    source: Literal["self", "encoder"] = "self"
+    source: Literal["self", "encoder", "earlier"] = "self"
+    lends: bool = False
+    sinks: bool = False
     global_projections: bool = False
 
     def check(self) -> None:
@@ -62,6 +66,8 @@ class Attention(nn.Module, kw_only=True):
                 raise ValueError(f"{self.position.name}(parts=True) needs a mask that looks both ways, such as mask=full")
         if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
             raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
+        if self.source != "self" and (self.lends or self.global_projections):
+            raise ValueError(f"source={self.source!r} has no keys of its own for lends=True or global_projections=True")
         if self.global_projections:
             attend = getattr(registry.instantiate(self.position, parent=None), "attend", None)
             if not registry.instantiate(self.mask).prefix or getattr(attend, "__func__", None) is not NoPosition.attend:
@@ -78,26 +84,34 @@ class Attention(nn.Module, kw_only=True):
         q_BTHK = self._heads(x_BTD, "query", "heads", self.heads)
         if self.source == "encoder":
             return self._out(self._across(q_BTHK, context), d_model)
-        seen_BTD = streams.seen(x_BTD, context)
-        k_BTGK = streams.shared(self._heads(seen_BTD, "key", "kv_heads", self.groups), context)
-        v_BTGK = streams.shared(self._heads(seen_BTD, "value", "kv_heads", self.groups), context)
+        k_BTGK = None
+        if self.source == "self":
+            seen_BTD = streams.seen(x_BTD, context)
+            k_BTGK = streams.shared(self._heads(seen_BTD, "key", "kv_heads", self.groups), context)
+            v_BTGK = streams.shared(self._heads(seen_BTD, "value", "kv_heads", self.groups), context)
         if not self.qk_norm_after_position:
             q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
         position = registry.instantiate(self.position, name="position")
-        q_BTHK, k_BTGK, bias = position.attend(q_BTHK, k_BTGK, context, self.scale)
+        q_BTHK, placed_BTGK, bias = position.attend(q_BTHK, q_BTHK if k_BTGK is None else k_BTGK, context, self.scale)
+        if k_BTGK is not None:
+            k_BTGK = placed_BTGK
         if self.qk_norm_after_position:
             q_BTHK, k_BTGK = self._normed(q_BTHK, k_BTGK)
         if self.temperature is not None:
             q_BTHK = registry.instantiate(self.temperature)(q_BTHK, context.positions_BT)
 
         scores = self._scores(bias, context)
-        keys = cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
+        keys = context.lent if k_BTGK is None else cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
+        if keys is None:
+            raise ValueError("source='earlier' needs a layer before it whose attention lends its keys")
+        if self.lends:
+            context.lend(keys)
         y_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention, context.ranks_BT)
         if self.global_projections:
-            y_BTHK = self._globally(x_BTD, y_BTHK, context)
+            y_BTHK = self._globally(x_BTD, y_BTHK, scores, context)
         return self._out(y_BTHK, d_model)
 
-    def _globally(self, x_BTD: jax.Array, y_BTHK: jax.Array, context: Context) -> jax.Array:
+    def _globally(self, x_BTD: jax.Array, y_BTHK: jax.Array, scores: ops.Scores, context: Context) -> jax.Array:
         """What all tokens see, and instead of it, for those of the prefix, what global projections see in the whole document."""
         if context.ranks_BT is not None:
             raise UserError("global_projections: their tokens see all others, which an order forbids")
@@ -109,7 +123,7 @@ class Attention(nn.Module, kw_only=True):
         if context.prefix_BT is None:
             return y_BTHK
         keys = cached(self, k_BTGK, v_BTGK, context.replace(prefix_BT=None, cache_length=None), None)
-        scores = dataclasses.replace(self._scores(None, context), mask=Full())
+        scores = dataclasses.replace(scores, mask=Full())
         all_BTHK = ops.attend(q_BTHK, context.positions_BT, context.segments_BT, keys, scores, context.attention)
         return jnp.where(context.prefix_BT[:, :, None, None], all_BTHK, y_BTHK)
 
@@ -127,7 +141,8 @@ class Attention(nn.Module, kw_only=True):
 
     def _scores(self, bias: Bias | None, context: Context) -> ops.Scores:
         drop = functools.partial(dropout, self, rate=self.dropout, train=context.train)
-        return ops.Scores(registry.instantiate(self.mask), self.scale, bias, self.softcap, drop if self.dropout else None)
+        sinks_H = declare(self, "sinks", (self.heads,), ("heads",), "bias") if self.sinks else None
+        return ops.Scores(registry.instantiate(self.mask), self.scale, bias, self.softcap, drop if self.dropout else None, sinks_H)
 
     def _out(self, y_BTHK: jax.Array, d_model: int) -> jax.Array:
         if self.inner_norm is not None:
@@ -139,12 +154,17 @@ class Attention(nn.Module, kw_only=True):
         out_bias = declare(self, "bias_D", (d_model,), ("embed",), "bias") if has_bias else None
         return project(y_BTHK, kernel, out_bias, inputs=2)
 
-    def _normed(self, q_BTHK: jax.Array, k_BTGK: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _normed(self, q_BTHK: jax.Array, k_BTGK: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """Queries, and keys where they are this layer's own."""
+
+        def normed(x_BTHK, name: str, axis: str):
+            axes = (axis, "head_dim") if self.qk_norm_per_head else ("head_dim",)
+            return registry.instantiate(self.qk_norm, name=name)(x_BTHK, axes)
+
         if self.qk_norm is None:
             return q_BTHK, k_BTGK
-        q_axes, k_axes = (("heads", "head_dim"), ("kv_heads", "head_dim")) if self.qk_norm_per_head else (("head_dim",),) * 2
-        q_BTHK = registry.instantiate(self.qk_norm, name="query_norm")(q_BTHK, q_axes)
-        return q_BTHK, registry.instantiate(self.qk_norm, name="key_norm")(k_BTGK, k_axes)
+        q_BTHK = normed(q_BTHK, "query_norm", "heads")
+        return q_BTHK, None if k_BTGK is None else normed(k_BTGK, "key_norm", "kv_heads")
 
     def _heads(self, x_BTD: jax.Array, role: str, axis: str, heads: int, name: str = "") -> jax.Array:
         shape, name = (x_BTD.shape[-1], heads, self.head_dim), name or role
@@ -164,7 +184,7 @@ class Attention(nn.Module, kw_only=True):
 
     def cache_elements(self) -> int:
         """Numbers kept per token while decoding."""
-        return 2 * self.groups * self.head_dim
+        return 0 if self.source == "earlier" else 2 * self.groups * self.head_dim
 
 
 @component("mha", kind="attention", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2")

@@ -1,8 +1,11 @@
 """What every sublayer is told besides the residual stream."""
 
+from collections.abc import Callable
+
 import jax
 from flax import struct
 
+from taxonomy.ops.attention import Keys
 from taxonomy.ops.grouped_matmul import Groups
 
 
@@ -24,6 +27,7 @@ class Context:
     prefix_BT: tokens that all tokens of their document may see under a mask with a prefix, or None when there are none.
     types_BT: which part of the input a token belongs to, such as the first or second sentence; None when there is one part.
     memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
+    lent: keys and values of an earlier layer that lends them, or None. lend: what a sublayer lends its own with.
     relative_NH: the table of relative positions that a stack's layers share, or None.
     ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
         Rows are then those of two streams, see `streams`.
@@ -39,11 +43,13 @@ class Context:
     prefix_BT: jax.Array | None = None
     types_BT: jax.Array | None = None
     memory: Memory | None = None
+    lent: Keys | None = None
     relative_NH: jax.Array | None = None
     ranks_BT: jax.Array | None = None
     query_11D: jax.Array | None = None
     groups: Groups | None = None
     reach: int | None = struct.field(pytree_node=False, default=None)
+    lend: Callable[[Keys], None] | None = struct.field(pytree_node=False, default=None)
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
     attention: str = struct.field(pytree_node=False, default="auto")

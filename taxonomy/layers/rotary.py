@@ -124,7 +124,8 @@ class ByPartsScaling(RopeScaling):
     def frequencies(self, theta: float, dims: int) -> jax.Array:
         frequency = super().frequencies(theta, dims)
         turns = self.original_context * frequency / (2 * math.pi)
-        kept = jnp.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        # Where both are the same, all that turns more often is kept.
+        kept = jnp.clip((turns - self.low) / max(self.high - self.low, 1e-9), 0.0, 1.0)
         return frequency * (kept + (1 - kept) / self.factor)
 
 

@@ -4,6 +4,7 @@ Shapes: queries (B, T, H, K); keys and values (B, G, S, K) with H a multiple of 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -19,8 +20,9 @@ _MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
 class Scores:
     """Everything that turns q.k into weights, besides the arrays.
 
-    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap). totals: outputs are float32 and have a last
-    feature more, the logarithm of the softmax's denominator.
+    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap). sinks_H: for each head, the score of a key
+    that has no value: it only takes weight from the others. totals: outputs are float32 and have a last feature more, the
+    logarithm of the softmax's denominator.
     """
 
     mask: AttentionMask
@@ -28,9 +30,15 @@ class Scores:
     bias: Callable | None = None
     softcap: float | None = None
     dropout: Callable[[jax.Array], jax.Array] | None = None
+    sinks_H: jax.Array | None = None
     totals: bool = False
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["k_BGSK", "v_BGSK", "positions_BS", "segments_BS", "prefix_BS", "ranks_BS"],
+    meta_fields=["aligned"],
+)
 @dataclasses.dataclass(frozen=True)
 class Keys:
     """Keys and values with their coordinates. `aligned`: key i and query i are the same token, in document order.
@@ -173,6 +181,12 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
         allowed_BTS &= keys.ranks_BS[:, None, :] <= q_ranks[:, :, None]
     logits = jnp.where(allowed_BTS[:, None, None], logits, _MASKED)
     weights = jax.nn.softmax(logits, axis=-1)
+    if scores.sinks_H is not None or scores.totals:
+        log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    if scores.sinks_H is not None:
+        sinks_GR11 = scores.sinks_H.reshape(groups, repeats, 1, 1)
+        weights = weights * jax.nn.sigmoid(log_z - sinks_GR11)  # z / (z + e^sink)
+        log_z = jnp.logaddexp(log_z, sinks_GR11) if scores.totals else None
     if q_ranks is not None:
         # What is predicted first may have no key at all, and equal weights for all of them would tell what it is.
         weights = jnp.where(allowed_BTS[:, None, None], weights, 0.0)
@@ -181,5 +195,4 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     y_BGRTK = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
     if not scores.totals:
         return y_BGRTK
-    log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     return jnp.concatenate([y_BGRTK.astype(jnp.float32), log_z], -1)

@@ -27,7 +27,11 @@ def attend(q_BTHK, positions_BT, segments_BT, keys: Keys, scores: Scores) -> jax
     repeats = q_BTHK.shape[2] // keys.k_BGSK.shape[1]
     arrays = (q_BTHK.swapaxes(1, 2), *(jnp.repeat(a, repeats, 1) for a in (keys.k_BGSK, keys.v_BGSK)))
     pairs = zip(scores.mask.segments, scores.mask.rates, strict=True)
-    parts = [_sparse(arrays, positions_BT, segments_BT, scores, segment, rate) for segment, rate in pairs]
+    plain = dataclasses.replace(scores, sinks_H=None)
+    parts = [_sparse(arrays, positions_BT, segments_BT, plain, segment, rate) for segment, rate in pairs]
+    if scores.sinks_H is not None:
+        # One part more, whose denominator is the sink's and whose output is nothing.
+        parts.append(jnp.zeros_like(parts[0]).at[..., -1].set(scores.sinks_H[:, None]))
     y_PBHTK = jnp.stack(parts)
     share_PBHT = jax.nn.softmax(y_PBHTK[..., -1], axis=0)
     y_BHTK = (share_PBHT[..., None] * y_PBHTK[..., :-1]).sum(0)

@@ -104,6 +104,30 @@ class Local(AttentionMask):
         return (w * (w + 1) / 2 + (context - w) * w) / context
 
 
+@component("chunks", kind="mask", paper="Meta AI 2025, meta-llama/llama-models, models/llama4/model.py")
+@dataclasses.dataclass(frozen=True)
+class Chunks(AttentionMask):
+    """A document is cut into chunks of `size` tokens; a token sees itself and what came before it in its chunk."""
+
+    size: int
+    causal = True
+
+    def check(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size} must be at least 1")
+
+    @property
+    def window(self) -> int:
+        return self.size
+
+    def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
+        return (k_position <= q_position) & (q_position // self.size == k_position // self.size)
+
+    def mean_span(self, context: int) -> float:
+        whole, rest = divmod(context, self.size)
+        return (whole * self.size * (self.size + 1) / 2 + rest * (rest + 1) / 2) / context
+
+
 @component("around", kind="mask", paper="Beltagy et al. 2020, arXiv:2004.05150, section 3.1")
 @dataclasses.dataclass(frozen=True)
 class Around(AttentionMask):

@@ -209,14 +209,24 @@ def _parts(model: spec.Model, method: str = "", power: int = 0) -> Iterator[tupl
     """
     for name, stack in model.stacks.items():
         for block, layers in Counter(stack).items():
-            for part in model.block(block).walk():
+            for copies, part in _copies(model.block(block)):
                 if not method or hasattr(registry.find((part.kind,), part.name).factory, method):
-                    yield name, layers * _share(model, block) ** power if power else layers, part
+                    yield name, layers * copies * _share(model, block) ** power if power else layers * copies, part
 
 
 def _share(model: spec.Model, block: str) -> float:
     """The share of the tokens that go through a block."""
     return registry.instantiate(model.block(block), parent=None).share
+
+
+def _copies(part: Component) -> Iterator[tuple[int, Component]]:
+    """A component and all inside it, with the number of times each is there."""
+    yield 1, part
+    factory = registry.find((part.kind,), part.name).factory
+    times = registry.instantiate(part).copies() if hasattr(factory, "copies") else 1
+    for inside in part.parts():
+        for copies, found in _copies(inside):
+            yield times * copies, found
 
 
 def _slots(part: Component, context: int) -> int:

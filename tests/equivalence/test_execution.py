@@ -88,7 +88,10 @@ def test_remat_saves_less(plain):
         _, pull = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(one, p, batch, remat=remat)[0], p), one.params)
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
-    assert residuals("none") > residuals("dots") > residuals("full")
+    none, dots, full = map(residuals, ("none", "dots", "full"))
+    # Products of tracks side by side have a batch dimension, as scores of attention have.
+    side_by_side = any(part.name == "tracks" for part in one.spec.components())
+    assert none > dots and (dots == full if side_by_side else dots > full)
 
 
 def test_chunked_attention_is_the_reference(plain):

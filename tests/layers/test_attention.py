@@ -178,6 +178,47 @@ def test_global_tokens_see_and_are_seen_by_all_of_their_document(random_params):
         sublayer("mha(heads=4, global_projections=True)", mask="full")
 
 
+def test_sinks_take_weight_and_give_nothing(random_params):
+    module = sublayer("gqa(heads=4, kv_heads=2, sinks=True)")
+    params = random_params(module, X, CONTEXT)
+    assert params["sinks"].shape == (4,)
+    found = module.apply({"params": params}, X, CONTEXT)
+    p = jax.tree.map(np.asarray, params)
+    q, k, v = (np.einsum("btd,dhk->bhtk", X, p[name]) for name in ("query", "key", "value"))
+    scores = np.where(np.tri(9), q @ k.repeat(2, 1).swapaxes(2, 3) * 6**-0.5, -np.inf)
+    weights = np.exp(scores)
+    weights = weights / (weights.sum(-1, keepdims=True) + np.exp(p["sinks"])[:, None, None])
+    np.testing.assert_allclose(found, np.einsum("bhtk,hkd->btd", weights @ v.repeat(2, 1), p["out"]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", ["", ", qk_norm=norm", ", qk_norm=norm, qk_norm_after_position=True"])
+def test_keys_and_values_can_be_those_of_an_earlier_layer(options, random_params):
+    """As if the layer had made them: of that layer's stream, with that layer's projections."""
+    lender, own = (sublayer(f"gqa(heads=4, kv_heads=2{more}{options})", position="rope") for more in (", lends=True", ""))
+    borrower = sublayer(f"gqa(heads=4, kv_heads=2, source='earlier'{options})", position="rope")
+    lent = []
+    lending = CONTEXT.replace(lend=lent.append)
+    of_lender = random_params(lender, X, lending)
+    lent.clear()
+    usual = lender.apply({"params": of_lender}, X, lending)
+    np.testing.assert_array_equal(usual, own.apply({"params": of_lender}, X, CONTEXT))
+    context = CONTEXT.replace(lent=lent[0])
+    params = random_params(borrower, X, context, seed=1)
+    assert set(params) == {"query", "out"} | ({"query_norm"} if options else set())
+
+    # The same stream, so that a layer with all projections does the same.
+    both = {**of_lender, **params}
+    expected = own.apply({"params": both}, X, CONTEXT)
+    assert not np.allclose(expected, usual, atol=1e-2)
+    np.testing.assert_allclose(borrower.apply({"params": params}, X, context), expected, rtol=1e-6, atol=1e-6)
+    # Another stream asks the same keys: what a token sees ends with its own place.
+    other = borrower.apply({"params": params}, np.where(np.arange(9)[:, None] < 5, X, 0), context)
+    np.testing.assert_allclose(other[:, :5], expected[:, :5], rtol=1e-6, atol=1e-6)
+    assert borrower.cache_elements() == 0 and borrower.attention_flops(9) == own.attention_flops(9)
+    with pytest.raises(ValueError, match="source='earlier' needs a layer before it"):
+        borrower.apply({"params": params}, X, CONTEXT)
+
+
 def test_dropout_acts_on_the_weights(random_params):
     module, quiet = sublayer("mha(heads=4, dropout=0.5)"), sublayer("mha(heads=4)")
     params = random_params(module, X, CONTEXT)

@@ -29,6 +29,7 @@ class Case:
     segments: bool = False
     alibi: bool = False
     softcap: float | None = None
+    sinks: bool = False
     batch: int = 2
     dtype: str = "float32"
     scale: float = 0.5
@@ -56,7 +57,8 @@ class Case:
 
     def scores(self) -> Scores:
         bias = registry.create("position", "alibi", "position").bias(self.heads) if self.alibi else None
-        return Scores(registry.create("mask", self.mask, "mask"), self.scale, bias, self.softcap)
+        sinks = jnp.linspace(-1.0, 3.0, self.heads) if self.sinks else None
+        return Scores(registry.create("mask", self.mask, "mask"), self.scale, bias, self.softcap, sinks_H=sinks)
 
     def attend(self, q, k, v, implementation: str):
         positions, segments = self.coordinates()
@@ -72,6 +74,7 @@ SEEN = {
     # Child et al. 2019, section 4.3, both patterns of each kind together.
     "strided(stride=4)": lambda q, k: max(0, q - 4) <= k <= q or (k <= q and (q - k) % 4 == 0),
     "fixed(stride=5, summary=2)": lambda q, k: k <= q and (k // 5 == q // 5 or k % 5 in (3, 4)),
+    "chunks(size=4)": lambda q, k: k <= q and k // 4 == q // 4,
 }
 
 
@@ -94,8 +97,10 @@ def loops(case: Case) -> np.ndarray:
             logit = logit if case.softcap is None else case.softcap * np.tanh(logit / case.softcap)
             logits.append(logit - case.alibi * slopes[h] * abs(distance))
             values.append(v[b, s, group])
+        # A sink is a key whose weight goes nowhere.
+        sink = np.exp(np.linspace(-1, 3, case.heads)[h] - np.max(logits)) if case.sinks else 0.0
         weights = np.exp(np.asarray(logits) - np.max(logits))
-        y[b, t, h] = weights @ np.asarray(values) / weights.sum()
+        y[b, t, h] = weights @ np.asarray(values) / (weights.sum() + sink)
     return y
 
 
@@ -111,6 +116,8 @@ def loops(case: Case) -> np.ndarray:
         Case(23, mask="strided(stride=4)", segments=True),
         Case(23, mask="fixed(stride=5, summary=2)"),
         Case(11, heads=3, groups=3, softcap=2.0, alibi=True, mask="full", segments=True),
+        Case(11, heads=6, groups=2, sinks=True, segments=True),
+        Case(11, mask="chunks(size=4)", sinks=True, softcap=2.0, segments=True),
     ],
     ids=str,
 )
@@ -143,6 +150,9 @@ CHUNKED = [
     # More than sixteen windows: chunks join the batch.
     Case(1111, batch=1, heads=2, mask="around(sides=20)", segments=True, alibi=True),
     Case(1100, heads=2, groups=1, mask="local(window=30)", softcap=1.0),
+    Case(150, sinks=True, segments=True),
+    Case(1100, mask="chunks(size=30)", sinks=True),
+    Case(200, mask="chunks(size=70)", segments=True),
 ]
 
 
@@ -174,7 +184,7 @@ def test_chunks_skip_what_no_query_sees():
     assert 0.5 <= products("causal", "chunked") < 0.55
     assert products("local(window=64)", "chunked") < 0.2
     assert products("full", "chunked") == 1.0
-    for mask in ("local(window=64)", "around(sides=32)"):
+    for mask in ("local(window=64)", "around(sides=32)", "chunks(size=64)"):
         assert products(mask, "chunked") < 0.2
         assert 8192 * products(mask, "chunked", 8192) == 4096 * products(mask, "chunked", 4096) <= 3 * 64
 

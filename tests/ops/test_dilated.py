@@ -40,13 +40,16 @@ def coordinates(time: int, lengths, batch: int = 2):
     return jnp.asarray(positions), jnp.asarray(segments)
 
 
-def attend(q, k, v, positions, segments, mask, implementation):
+def attend(q, k, v, positions, segments, mask, implementation, sinks=None):
     keys = Keys(k.swapaxes(1, 2), v.swapaxes(1, 2), positions, segments, True)
-    return attention.attend(q, positions, segments, keys, Scores(mask, SCALE), implementation)
+    return attention.attend(q, positions, segments, keys, Scores(mask, SCALE, sinks_H=sinks), implementation)
 
 
-def definition(q, k, v, mask) -> np.ndarray:
-    """Ding et al. 2023, eqs. 4 to 10: sparse segments, dense causal attention inside, and their mixture by denominators."""
+def definition(q, k, v, mask, sinks=None) -> np.ndarray:
+    """Ding et al. 2023, eqs. 4 to 10: sparse segments, dense causal attention inside, and their mixture by denominators.
+
+    The whole has one sink a head.
+    """
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     batch, time, heads, _ = q.shape
     total, weight = np.zeros(q.shape), np.zeros((batch, time, heads, 1))
@@ -60,7 +63,7 @@ def definition(q, k, v, mask) -> np.ndarray:
             output = exponents / np.maximum(denominator, 1e-30) @ v[b, rows, group]
             total[b, rows, head] += denominator * output
             weight[b, rows, head] += denominator
-    return total / weight
+    return total / (weight + (0.0 if sinks is None else np.exp(sinks)[:, None]))
 
 
 SHAPES = [
@@ -79,6 +82,13 @@ def test_it_is_the_definition(segments, rates, heads, groups, time, implementati
     mask, qkv = mask_of(segments, rates, heads), arrays(time, heads, groups)
     found = jax.jit(attend, static_argnums=(5, 6))(*qkv, *coordinates(time, ()), mask, implementation)
     np.testing.assert_allclose(found, definition(*qkv, mask), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "chunked"])
+def test_all_segments_have_one_sink(implementation):
+    mask, qkv, sinks = mask_of((4, 16, 64), (1, 2, 4), 6), arrays(70, 6, 3), np.linspace(-1, 3, 6)
+    found = jax.jit(attend, static_argnums=(5, 6))(*qkv, *coordinates(70, ()), mask, implementation, jnp.asarray(sinks))
+    np.testing.assert_allclose(found, definition(*qkv, mask, sinks), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [(), (40, 7, 130), (1, 2), (90, 1, 1, 1)], ids=str)

@@ -13,6 +13,9 @@ ORACLES = {
     "local(window=1)": lambda q, k: k == q,
     "local(window=3)": lambda q, k: q - 3 < k <= q,
     "local(window=100)": lambda q, k: k <= q,
+    "chunks(size=1)": lambda q, k: k == q,
+    "chunks(size=3)": lambda q, k: k <= q and k // 3 == q // 3,
+    "chunks(size=100)": lambda q, k: k <= q,
     "prefix": lambda q, k: k <= q,
     "around(sides=1)": lambda q, k: k in (q - 1, q, q + 1),
     "around(sides=3)": lambda q, k: q - 3 <= k <= q + 3,
@@ -65,6 +68,7 @@ def test_masks_can_be_compared():
     ("sentence", "said"),
     [
         ("local(window=0)", "window=0 must be at least 1"),
+        ("chunks(size=0)", "size=0 must be at least 1"),
         ("around(sides=0)", "sides=0 must be at least 1"),
         ("strided(stride=0)", "stride=0 must be at least 1"),
         ("fixed(stride=4, summary=5)", "summary=5 must be at least 1 and at most stride=4"),

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import taxonomy.model
 from taxonomy import spec
 from taxonomy.interop import engine
+from taxonomy.layers import routing
 
 BATCH, TIME, PROMPT, INPUTS = 2, 72, 8, 40
 torch.set_num_threads(1)
@@ -125,6 +126,19 @@ class Parity(EncoderParity):
 
     def test_greedy(self, pair):
         check_greedy(pair)
+
+
+class SparseParity(Parity):
+    """And of those with experts, which must have many tokens and few for that to mean something."""
+
+    def test_loads(self, pair):
+        assert figures(pair)["expert_load_max"] > 1.5
+
+
+def figures(pair: Pair) -> dict[str, Any]:
+    """What our layers with experts report."""
+    _, found = pair.model.apply({"params": pair.params}, tokens=pair.tokens, **pair.others, mutable=["routing"])
+    return routing.figures(found["routing"], 1.0)
 
 
 def their_words(

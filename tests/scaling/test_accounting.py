@@ -1,5 +1,6 @@
 """Costs derived from declarations, against what the program really has and does."""
 
+import dataclasses
 import functools
 import math
 
@@ -20,13 +21,16 @@ BATCH, TIME = 2, 48
 
 
 def matrix_flops(jaxpr) -> int:
-    """FLOPs of all dot_general of a program: 2 per multiplication, bodies of scans as often as they run."""
+    """FLOPs of all products of matrices in a program: 2 per multiplication, bodies of scans as often as they run."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             total += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
+        if equation.primitive.name == "ragged_dot_general":
+            # Every row meets one matrix; or, for the gradient of the matrices, one row.
+            total += 2 * equation.invars[0].aval.size * equation.outvars[0].aval.shape[-1]
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 if isinstance(inner, core.ClosedJaxpr):
@@ -49,6 +53,21 @@ def apply(model):
     return lambda params, tokens: model.apply({"params": params}, tokens)
 
 
+def counted(one, **execution):
+    """The model as its FLOPs are counted: without slots that nobody may use, and the rows of experts without a gap."""
+    limits = ("capacity", "evaluation_capacity", "slots")
+
+    def dropless(value):
+        if isinstance(value, tuple):
+            return tuple(map(dropless, value))
+        if not isinstance(value, registry.Component):
+            return value
+        return value.replace(**{name: None if name in limits else dropless(inside) for name, inside in value.arguments})
+
+    model = dataclasses.replace(one.spec, blocks=tuple((name, dropless(block)) for name, block in one.spec.blocks))
+    return model_lib.build(model, attention="reference", experts="ragged", **execution)
+
+
 def test_parameters(family, tiny):
     one = tiny(family)
     costs = accounting.count(one.config.model)
@@ -65,7 +84,7 @@ def test_parameters(family, tiny):
 @pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
 def test_forward_flops_equal_those_of_the_program(family, tiny, scan):
     one = tiny(family)
-    model = one.model(scan=scan, attention="reference")
+    model = counted(one, scan=scan)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
     expected = BATCH * TIME * accounting.forward_flops_per_token(one.spec, TIME, masked=False)
     assert traced(apply(model), params, tokens()) == expected + once_a_batch(one.spec)
@@ -81,7 +100,7 @@ def once_a_batch(model) -> int:
 def test_training_flops_equal_those_of_the_program(family, tiny):
     """Forward and backward of the loss: each product has two more in the backward pass."""
     one = tiny(family)
-    model = one.model(attention="reference")
+    model = counted(one)
 
     def loss(params, tokens):
         return model.apply({"params": params}, tokens, tokens, method="loss").loss
@@ -153,12 +172,13 @@ def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
         share = registry.instantiate(one.spec.block(block), parent=None).share
         for part in one.spec.block(block).walk():
             if part.kind == "attention":
+                tracks = one.spec.block(block).get("count", 1)
                 mask = registry.instantiate(part["mask"])
                 pairs = int(mask.allowed(query, key).sum()) * share**2
                 if mask.by_head:
                     pairs = int(mask.times(key[:1], key[:1]).sum()) / part["heads"]
                 width = part["heads"] * part["head_dim"]
-                expected += 4 * width * pairs
+                expected += 4 * width * pairs * tracks
                 if part["position"].name == "transformer_xl":  # a third product
                     expected += 2 * width * pairs
     assert costs.attention_flops_per_token * context == pytest.approx(expected, rel=1e-12)
