@@ -38,6 +38,8 @@ from taxonomy.interop import (
     bloom,
     cohere,
     cohere2,
+    deepseek_v2,
+    deepseek_v3,
     electra,
     falcon,
     files,
@@ -83,6 +85,8 @@ _TABLES = (
     qwen3,
     smollm3,
     helium,
+    deepseek_v2,
+    deepseek_v3,
     phi3,
     gemma,
     gemma2,
@@ -239,17 +243,19 @@ def facts(model: spec.Model) -> dict[str, Any]:
 
 def _one_spelling(part: Component) -> Component:
     """Attention by its number of key-value heads, with every default that follows from other arguments written out."""
-    if part.name not in MULTI_HEAD:
+    if part.kind != "attention":
         return part
-    arguments = {**dict(part.arguments), "kv_heads": kv_heads(part)}
-    if arguments["out_bias"] is None:
-        arguments["out_bias"] = arguments["bias"]
-    part = dataclasses.replace(part, name="gqa", arguments=tuple(sorted(arguments.items())))
+    if part.name in MULTI_HEAD:
+        arguments = {**dict(part.arguments), "kv_heads": kv_heads(part)}
+        if arguments["out_bias"] is None:
+            arguments["out_bias"] = arguments["bias"]
+        part = dataclasses.replace(part, name="gqa", arguments=tuple(sorted(arguments.items())))
     # Positions play no part in attention to an encoder.
-    part = part.replace(position=_NO_POSITION) if part["source"] == "encoder" else _without_idle_position(part, "attend")
+    crossing = part.get("source") == "encoder"
+    part = part.replace(position=_NO_POSITION) if crossing else _without_idle_position(part, "attend")
     position = part["position"]
     if position.get("dims", 0) is None:
-        part = part.replace(position=position.replace(dims=part["head_dim"]))
+        part = part.replace(position=position.replace(dims=part.get("rotary_dim") or part["head_dim"]))
     return part
 
 
