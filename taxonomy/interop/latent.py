@@ -158,7 +158,7 @@ def _plain(values: Mapping[str, Any]) -> bool:
     return values.get("q_lora_rank", 0) is None
 
 
-_OURS, _THEIRS = tensors.ATTENTION, tensors.SELF_ATTENTION
+_OURS, _THEIRS, _MLP = tensors.ATTENTION, tensors.SELF_ATTENTION, f"{tensors.MODEL_LAYER}.mlp"
 ROWS = (
     *tensors.MODEL_ENDS,
     *tensors.pre_norms(tensors.MODEL_LAYER),
@@ -170,5 +170,8 @@ ROWS = (
     *tensors.norm(f"{_THEIRS}.kv_a_layernorm", f"{_OURS}/latent_norm"),
     Row(f"{_THEIRS}.kv_b_proj.weight", (f"{_OURS}/key", f"{_OURS}/value"), "(h +k) l -> l h k"),
     *tensors.out(f"{_THEIRS}.o_proj"),
-    *tensors.gated_mlp(f"{tensors.MODEL_LAYER}.mlp"),
+    *tensors.gated_mlp(_MLP),
+    *tensors.experts(_MLP, **tensors.GATED),
+    *tensors.gated_mlp(f"{_MLP}.shared_experts", "shared/"),
+    Row(f"{_MLP}.gate.e_score_correction_bias", f"{tensors.LAYER}/mlp/router/selection_bias"),
 )

@@ -42,8 +42,9 @@ Report = Routing | Predicted
 
 
 def sow(module: nn.Module, routing: Report) -> None:
-    """Puts what a layer reports into the variable collection "routing", when that is mutable."""
-    module.sow("routing", _NAME, routing, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+    """Puts what a layer reports into the variable collection "routing", when that is mutable and there are parameters."""
+    if not module.is_initializing():
+        module.sow("routing", _NAME, routing, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
 def added(sums: Sums, collection: Any) -> Sums:

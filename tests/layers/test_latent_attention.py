@@ -132,6 +132,7 @@ def test_what_a_layer_costs():
     ("arguments", "position", "said"),
     [
         (SIZES, "rope(dims=6)", "latent: rope rotates 6 dimensions; rotary_dim=4 allows an even number up to it"),
+        (SIZES, "xpos(dims=8)", "latent: xpos rotates 8 dimensions; rotary_dim=4 allows an even number up to it"),
         (SIZES.replace("rotary_dim=4", "rotary_dim=3"), "rope", "latent: rope rotates 3 dimensions; rotary_dim=3 allows"),
         (SIZES, "transformer_xl(parts=True)", "needs a mask that looks both ways"),
         (f"{SIZES}, query_rank=0", "rope", "query_rank=0 must be at least 1"),

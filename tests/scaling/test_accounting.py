@@ -1,5 +1,6 @@
 """Costs derived from declarations, against what the program really has and does."""
 
+import dataclasses
 import functools
 import math
 
@@ -20,13 +21,16 @@ BATCH, TIME = 2, 48
 
 
 def matrix_flops(jaxpr) -> int:
-    """FLOPs of all dot_general of a program: 2 per multiplication, bodies of scans as often as they run."""
+    """FLOPs of all products of matrices in a program: 2 per multiplication, bodies of scans as often as they run."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             total += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracted)
+        if equation.primitive.name == "ragged_dot_general":
+            # Every row meets one matrix; or, for the gradient of the matrices, one row.
+            total += 2 * equation.invars[0].aval.size * equation.outvars[0].aval.shape[-1]
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 if isinstance(inner, core.ClosedJaxpr):
@@ -49,14 +53,27 @@ def apply(model):
     return lambda params, tokens: model.apply({"params": params}, tokens)
 
 
+def counted(one, **execution):
+    """The model as its FLOPs are counted: without slots that nobody may use, and the rows of experts without a gap."""
+    everybody = dict(capacity=None, evaluation_capacity=None, slots=None)
+
+    def sublayer(part):
+        return part.replace(**everybody) if part.name == "moe" else part
+
+    blocks = [(name, block.replace(sublayers=tuple(map(sublayer, block["sublayers"])))) for name, block in one.spec.blocks]
+    model = dataclasses.replace(one.spec, blocks=tuple(blocks))
+    return model_lib.build(model, attention="reference", experts="ragged", **execution)
+
+
 def test_parameters(family, tiny):
     one = tiny(family)
     costs = accounting.count(one.config.model)
     assert costs == accounting.count(one.spec)
-    assert costs.parameters == sum(leaf.size for leaf in jax.tree.leaves(one.params))
+    leaves = jax.tree_util.tree_leaves_with_path(one.params)
+    # What moves a router's choice is state.
+    assert costs.parameters == sum(leaf.size for path, leaf in leaves if path[-1].key != "selection_bias")
     assert sum(size for _, size in costs.by_part) == costs.parameters
     assert costs.active_parameters <= costs.parameters
-    leaves = jax.tree_util.tree_leaves_with_path(one.params)
     tables = [leaf.size for path, leaf in leaves if (path[0].key, path[-1].key) == ("embedding", "table")]
     assert costs.embedding_parameters == sum(tables) >= one.spec.vocab * one.spec.d_model
     assert (costs.layers, costs.d_model, costs.context) == (len(one.spec.decoder), one.spec.d_model, one.spec.context)
@@ -65,7 +82,7 @@ def test_parameters(family, tiny):
 @pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
 def test_forward_flops_equal_those_of_the_program(family, tiny, scan):
     one = tiny(family)
-    model = one.model(scan=scan, attention="reference")
+    model = counted(one, scan=scan)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
     expected = BATCH * TIME * accounting.forward_flops_per_token(one.spec, TIME, masked=False)
     assert traced(apply(model), params, tokens()) == expected + once_a_batch(one.spec)
@@ -81,7 +98,7 @@ def once_a_batch(model) -> int:
 def test_training_flops_equal_those_of_the_program(family, tiny):
     """Forward and backward of the loss: each product has two more in the backward pass."""
     one = tiny(family)
-    model = one.model(attention="reference")
+    model = counted(one)
 
     def loss(params, tokens):
         return model.apply({"params": params}, tokens, tokens, method="loss").loss
@@ -157,10 +174,11 @@ def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
                 pairs = int(mask.allowed(query, key).sum()) * share**2
                 if mask.by_head:
                     pairs = int(mask.times(key[:1], key[:1]).sum()) / part["heads"]
-                width = part["heads"] * part["head_dim"]
-                expected += 4 * width * pairs
+                # Queries and keys of a head, and its values.
+                widths = part["head_dim"] + part.get("rotary_dim", 0), part.get("value_dim", part["head_dim"])
+                expected += 2 * part["heads"] * sum(widths) * pairs
                 if part["position"].name == "transformer_xl":  # a third product
-                    expected += 2 * width * pairs
+                    expected += 2 * part["heads"] * part["head_dim"] * pairs
     assert costs.attention_flops_per_token * context == pytest.approx(expected, rel=1e-12)
     assert costs.flops_per_token == accounting.forward_flops_per_token(one.spec)
     assert costs.train_flops_per_token == accounting.train_flops_per_token(one.spec, context) == 3 * costs.flops_per_token
