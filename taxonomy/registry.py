@@ -90,6 +90,7 @@ _MODULES = (
     "taxonomy.layers.feedforward",
     "taxonomy.layers.heads",
     "taxonomy.layers.initializers",
+    "taxonomy.layers.latent_attention",
     "taxonomy.layers.norms",
     "taxonomy.layers.positions",
     "taxonomy.layers.relative",

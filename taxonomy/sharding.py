@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "features": (),
     "vocab": ("tensor",),
     "embed": ("fsdp",),
+    "latent": ("fsdp",),
     "mlp": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),

@@ -12,6 +12,7 @@ from taxonomy import config as config_lib
 from taxonomy import spec
 from taxonomy.config import load_config
 from taxonomy.errors import UserError
+from taxonomy.layers.params import Declared
 from taxonomy.model import blank, build
 
 # Counted from the published tables and checkpoints, not by this code; of families in WITHOUT_TABLES without the token table.
@@ -38,8 +39,10 @@ EVERY_SIZE = [f"{family}:{size}" for family in config_lib.families() for size in
 
 def parameters(config) -> int:
     model = build(spec.model(config.model).alone)
-    shapes = jax.eval_shape(lambda key: model.init(key, **blank(model.spec)), jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    declared = jax.eval_shape(lambda key: model.init(key, **blank(model.spec)), jax.random.key(0))["params"]
+    leaves = jax.tree.leaves(declared, is_leaf=lambda leaf: isinstance(leaf, Declared))
+    # What moves a router's choice is state, and nowhere counted.
+    return sum(math.prod(leaf.value.shape) for leaf in leaves if leaf.role != "selection")
 
 
 @pytest.mark.parametrize("name", EVERY_SIZE)

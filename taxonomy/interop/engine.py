@@ -38,6 +38,8 @@ from taxonomy.interop import (
     bloom,
     cohere,
     cohere2,
+    deepseek_v2,
+    deepseek_v3,
     electra,
     falcon,
     files,
@@ -85,6 +87,8 @@ _TABLES = (
     qwen3,
     smollm3,
     helium,
+    deepseek_v2,
+    deepseek_v3,
     phi3,
     gemma,
     gemma2,
@@ -117,6 +121,7 @@ _TABLES = (
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in _TABLES}
 # What tables call the sublayers of each kind; attention to an encoder is cross_attention.
 _SUBLAYERS = {"attention": "attention", "feedforward": "mlp"}
+_ROUTER_LOSSES = ("balance", "z")
 _NO_POSITION = Component("position", "none", ())
 
 
@@ -211,7 +216,10 @@ def write_config(model: spec.Model, model_type: str | None = None) -> tuple[Fami
 
 
 def facts(model: spec.Model) -> dict[str, Any]:
-    """What determines the function a model computes, in one spelling, by place. Initial values do not count."""
+    """What determines the function a model computes, in one spelling, by place.
+
+    Initial values do not count, nor do the weights of routers' losses and how fast their biases move.
+    """
     lengths = ("context",)
     if "encoder" in model.stacks:
         # Where positions have no bound, these are lengths of training: neither stack knows the other's.
@@ -226,7 +234,9 @@ def facts(model: spec.Model) -> dict[str, Any]:
             value = _one_spelling(value)
             found[place] = value.name
             for name, argument in value.arguments:
-                if name != "initializer":
+                if value.kind == "router" and name == "bias_rate":
+                    argument = argument is not None
+                if name != "initializer" and not (value.kind == "router" and name in _ROUTER_LOSSES):
                     add(f"{place}.{name}", argument)
         else:
             found[place] = value
@@ -243,17 +253,19 @@ def facts(model: spec.Model) -> dict[str, Any]:
 
 def _one_spelling(part: Component) -> Component:
     """Attention by its number of key-value heads, with every default that follows from other arguments written out."""
-    if part.name not in MULTI_HEAD:
+    if part.kind != "attention":
         return part
-    arguments = {**dict(part.arguments), "kv_heads": kv_heads(part)}
-    if arguments["out_bias"] is None:
-        arguments["out_bias"] = arguments["bias"]
-    part = dataclasses.replace(part, name="gqa", arguments=tuple(sorted(arguments.items())))
+    if part.name in MULTI_HEAD:
+        arguments = {**dict(part.arguments), "kv_heads": kv_heads(part)}
+        if arguments["out_bias"] is None:
+            arguments["out_bias"] = arguments["bias"]
+        part = dataclasses.replace(part, name="gqa", arguments=tuple(sorted(arguments.items())))
     # Positions play no part in attention to an encoder.
-    part = part.replace(position=_NO_POSITION) if part["source"] == "encoder" else _without_idle_position(part, "attend")
+    crossing = part.get("source") == "encoder"
+    part = part.replace(position=_NO_POSITION) if crossing else _without_idle_position(part, "attend")
     position = part["position"]
     if position.get("dims", 0) is None:
-        part = part.replace(position=position.replace(dims=part["head_dim"]))
+        part = part.replace(position=position.replace(dims=part.get("rotary_dim") or part["head_dim"]))
     return part
 
 

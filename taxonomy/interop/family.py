@@ -161,7 +161,9 @@ def word(words: Mapping[str, str], ours: str) -> str:
     raise Inexpressible(f"no word for '{ours}'{nearest(ours, words.values())}")
 
 
-def all_layers(model: spec.Model, stack: str = "decoder", sublayers: tuple[str, ...] = USUAL) -> list[tuple[Component, ...]]:
+def all_layers(
+    model: spec.Model, stack: str = "decoder", sublayers: tuple[str, ...] = USUAL, attentions: tuple[str, ...] = MULTI_HEAD
+) -> list[tuple[Component, ...]]:
     """The block and its sublayers, of these kinds, of every layer of a stack. Raises Inexpressible where there is anything else."""
     layers, found = getattr(model, stack), {}
     if layers is None:
@@ -173,7 +175,7 @@ def all_layers(model: spec.Model, stack: str = "decoder", sublayers: tuple[str, 
             raise Inexpressible(f"a block of ({', '.join(part.name for part in parts)}) where ({', '.join(sublayers)}) is expected")
         for part in parts:
             if part.kind == "attention":
-                kv_heads(part)
+                _one_of(part, attentions)
         found[name] = (block, *parts)
     return [found[name] for name in layers]
 
@@ -193,9 +195,13 @@ def need(component: Component, argument: str) -> Any:
 
 def kv_heads(attention: Component) -> int:
     """Key-value heads of any kind of multi-head attention. Raises Inexpressible for another kind."""
-    if attention.name not in MULTI_HEAD:
-        raise Inexpressible(f"no word for '{attention.name}' (allowed: {', '.join(MULTI_HEAD)})")
+    _one_of(attention, MULTI_HEAD)
     return registry.instantiate(attention).groups
+
+
+def _one_of(attention: Component, names: tuple[str, ...]) -> None:
+    if attention.name not in names:
+        raise Inexpressible(f"no word for '{attention.name}' (allowed: {', '.join(names)})")
 
 
 def spread(model: spec.Model) -> float:

@@ -20,23 +20,29 @@ def rope(
     interleaved: bool = False,
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
     kinds: Mapping[str, str] = _KINDS,
+    sharpened: bool = False,
 ) -> str:
     """Our position for heads of `width`. `theta` and `partial` are the family's defaults, `names` its fields for them outside.
 
-    A family without `partial` rotates whole heads. Raises UserError on a scaling that there is none of here, such as longrope.
+    A family without `partial` rotates whole heads; one that is `sharpened` multiplies scores by what mscale_all_dim says. Raises
+    UserError on a scaling that there is none of here, such as longrope.
     """
     theta = fields.read(names[0], float, theta)
     partial = None if partial is None else fields.read(names[1], float, partial)
     old, new = fields.inside("rope_scaling"), fields.inside("rope_parameters")
-    return parameters(old if old.values else new, context, width, theta, partial, interleaved, kinds)
+    return parameters(old if old.values else new, context, width, theta, partial, interleaved, kinds, sharpened)
 
 
-def parameters(given: Fields, context: int, width: int, theta: float, partial=None, interleaved=False, kinds=_KINDS) -> str:
+def parameters(
+    given: Fields, context: int, width: int, theta: float, partial=None, interleaved=False, kinds=_KINDS, sharpened=False
+) -> str:
     """The same of one object of such parameters."""
     theta = given.read("rope_theta", float, theta)
     dims = width if partial is None else int(width * given.read("partial_rotary_factor", float, partial))
     kind = given.read("rope_type", kinds, given.read("type", kinds, "default"))
     scaling = _SCALINGS[kind](given, context) if kind in _SCALINGS else None
+    if sharpened and kind == "yarn":
+        scaling = say(scaling, sharpening=given.read("mscale_all_dim", float, 0.0) or None)
     given.finish(fixed={"partial_rotary_factor": 1.0})
     return say("rope", theta=theta, dims=None if dims == width else dims, interleaved=interleaved or None, scaling=scaling)
 
@@ -83,9 +89,9 @@ def _yarn(given: Fields, context: int) -> str:
 _SCALINGS = {"linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
 
 
-def rope_parameters(attention: Component) -> dict[str, Any]:
-    """The inverse: the parameters of an attention's position."""
-    position, width = attention["position"], need(attention, "head_dim")
+def rope_parameters(attention: Component, width: int | None = None) -> dict[str, Any]:
+    """The inverse: the parameters of an attention's position; `width` of what could be rotated, if not the whole head."""
+    position, width = attention["position"], width or need(attention, "head_dim")
     found = {"rope_type": "default", "rope_theta": need(position, "theta")}
     dims = position["dims"] or width
     if dims != width:
@@ -115,6 +121,8 @@ def rope_parameters(attention: Component) -> dict[str, Any]:
             }
             if scaling["magnitude"] is not None:
                 found["attention_factor"] = scaling["magnitude"]
+            if scaling["sharpening"]:
+                found["mscale_all_dim"] = scaling["sharpening"]
         case name:
             raise Inexpressible(f"no word for '{name}'")
     return found

@@ -54,24 +54,15 @@ class Attention(nn.Module, kw_only=True):
             raise ValueError(f"heads={self.heads}, kv_heads={self.groups}, head_dim={self.head_dim} must be at least 1")
         if self.heads % self.groups:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.groups}")
-        if getattr(self.position, "name", "") in ("rope", "xpos"):
-            dims = self.position["dims"] or self.head_dim
-            if dims > self.head_dim or dims % 2:
-                raise ValueError(
-                    f"{self.position.name} rotates {dims} dimensions; head_dim={self.head_dim} allows an even number up to it"
-                )
-        if self.position is not None and self.position.get("parts"):
-            mask = registry.instantiate(self.mask)
-            if mask.causal or mask.prefix:
-                raise ValueError(f"{self.position.name}(parts=True) needs a mask that looks both ways, such as mask=full")
+        position = registry.instantiate(self.position, parent=None)
+        position.check_heads(registry.instantiate(self.mask), head_dim=self.head_dim)
         if self.source == "encoder" and (self.qk_norm or self.temperature or registry.instantiate(self.mask).causal):
             raise ValueError("source='encoder' takes no qk_norm or temperature, and a mask that is not causal, such as mask=full")
         if self.source != "self" and (self.lends or self.global_projections):
             raise ValueError(f"source={self.source!r} has no keys of its own for lends=True or global_projections=True")
-        if self.global_projections:
-            attend = getattr(registry.instantiate(self.position, parent=None), "attend", None)
-            if not registry.instantiate(self.mask).prefix or getattr(attend, "__func__", None) is not NoPosition.attend:
-                raise ValueError("global_projections need a mask with a prefix, such as around, and a position at the embedding")
+        placed = position.attend.__func__ is not NoPosition.attend
+        if self.global_projections and (placed or not registry.instantiate(self.mask).prefix):
+            raise ValueError("global_projections need a mask with a prefix, such as around, and a position at the embedding")
 
     @property
     def groups(self) -> int:
@@ -100,7 +91,7 @@ class Attention(nn.Module, kw_only=True):
         if self.temperature is not None:
             q_BTHK = registry.instantiate(self.temperature)(q_BTHK, context.positions_BT)
 
-        scores = self._scores(bias, context)
+        scores = self._scores(bias, context, position.sharpness)
         keys = context.lent if k_BTGK is None else cached(self, k_BTGK, v_BTGK, context, scores.mask.window)
         if keys is None:
             raise ValueError("source='earlier' needs a layer before it whose attention lends its keys")
@@ -139,10 +130,11 @@ class Attention(nn.Module, kw_only=True):
         segments_BT = None if keys.segments_BS is None else context.segments_BT
         return ops.attend(q_BTHK, context.positions_BT, segments_BT, keys, self._scores(None, context), "reference")
 
-    def _scores(self, bias: Bias | None, context: Context) -> ops.Scores:
+    def _scores(self, bias: Bias | None, context: Context, sharpness: float = 1.0) -> ops.Scores:
         drop = functools.partial(dropout, self, rate=self.dropout, train=context.train)
         sinks_H = declare(self, "sinks", (self.heads,), ("heads",), "bias") if self.sinks else None
-        return ops.Scores(registry.instantiate(self.mask), self.scale, bias, self.softcap, drop if self.dropout else None, sinks_H)
+        mask, scale = registry.instantiate(self.mask), self.scale * sharpness
+        return ops.Scores(mask, scale, bias, self.softcap, drop if self.dropout else None, sinks_H)
 
     def _out(self, y_BTHK: jax.Array, d_model: int) -> jax.Array:
         if self.inner_norm is not None:

@@ -33,6 +33,14 @@ class NoPosition(nn.Module):
         """Queries and keys that know their positions, and what is added to their products times `scale`."""
         return q_BTHK, k_BTGK, None
 
+    @property
+    def sharpness(self) -> float:
+        """What all scores are multiplied by besides their scale."""
+        return 1.0
+
+    def check_heads(self, mask: AttentionMask, **width: int) -> None:
+        """Raises ValueError where it cannot act under this mask on heads of this width, which is given by the name of its field."""
+
     def distance_flops(self, mask: AttentionMask, context: int, heads: int, head_dim: int) -> float:
         """Forward FLOPs per token of the products that positions add to an attention layer."""
         return 0.0

@@ -105,6 +105,10 @@ class TransformerXLPosition(NoPosition):
     parts: bool = False
     d_model: int = formula("d_model")
 
+    def check_heads(self, mask: AttentionMask, **width: int) -> None:
+        if self.parts and (mask.causal or mask.prefix):
+            raise ValueError("transformer_xl(parts=True) needs a mask that looks both ways, such as mask=full")
+
     @nn.compact
     def attend(self, q_BTHK: jax.Array, k_BTGK: jax.Array, context: Context, scale: float):
         heads, head_dim = q_BTHK.shape[2:]

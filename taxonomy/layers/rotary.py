@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from taxonomy import registry
 from taxonomy.layers.context import Context
 from taxonomy.layers.positions import NoPosition
+from taxonomy.ops.masks import AttentionMask
 from taxonomy.registry import Annotated, Component, component, formula
 
 Scaling = Annotated[Component, ("rope_scaling",)]
@@ -26,9 +27,21 @@ class RotaryPosition(NoPosition):
     interleaved: bool = False
     scaling: Scaling | None = None
 
+    called = "rope"
+
     def check(self) -> None:
         if self.dims is not None and (self.dims < 2 or self.dims % 2):
             raise ValueError(f"dims={self.dims} must be even and at least 2")
+
+    @property
+    def sharpness(self) -> float:
+        return self._scaling().sharpness
+
+    def check_heads(self, mask: AttentionMask, **width: int) -> None:
+        ((field, size),) = width.items()
+        dims = self.dims or size
+        if dims > size or dims % 2:
+            raise ValueError(f"{self.called} rotates {dims} dimensions; {field}={size} allows an even number up to it")
 
     def attend(self, q_BTHK: jax.Array, k_BTGK: jax.Array, context: Context, scale: float):
         return self.rotate(q_BTHK, context.positions_BT), self.rotate(k_BTGK, context.positions_BT), None
@@ -36,7 +49,7 @@ class RotaryPosition(NoPosition):
     def rotate(self, x_BTHK: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Queries or keys at their positions."""
         dims = self.dims or x_BTHK.shape[-1]
-        scaling = RopeScaling() if self.scaling is None else registry.instantiate(self.scaling)
+        scaling = self._scaling()
         angle = positions_BT[:, :, None, None].astype(jnp.float32) * scaling.frequencies(self.theta, dims)
         cos, sin = scaling.amplitude * jnp.cos(angle), scaling.amplitude * jnp.sin(angle)
         x, rest = x_BTHK[..., :dims].astype(jnp.float32), x_BTHK[..., dims:]
@@ -50,6 +63,9 @@ class RotaryPosition(NoPosition):
         y = y.astype(x_BTHK.dtype)
         return jnp.concatenate([y, rest], -1) if rest.shape[-1] else y
 
+    def _scaling(self) -> "RopeScaling":
+        return RopeScaling() if self.scaling is None else registry.instantiate(self.scaling)
+
 
 @component("xpos", kind="position", paper="Sun et al. 2022, arXiv:2212.10554, section 3.2 (microsoft/torchscale)")
 class DecayingRotaryPosition(RotaryPosition):
@@ -60,6 +76,8 @@ class DecayingRotaryPosition(RotaryPosition):
 
     base: float = 512.0
     center: float = formula("context / 2")
+
+    called = "xpos"
 
     def attend(self, q_BTHK: jax.Array, k_BTGK: jax.Array, context: Context, scale: float):
         q_BTHK, k_BTGK, _ = super().attend(q_BTHK, k_BTGK, context, scale)
@@ -75,9 +93,10 @@ class DecayingRotaryPosition(RotaryPosition):
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """The frequencies of rotary pairs, and what rotated features are multiplied by; as published when nothing is changed."""
+    """The frequencies of rotary pairs, and what rotated features and scores are multiplied by; as published if nothing changes."""
 
     amplitude = 1.0
+    sharpness = 1.0
 
     def frequencies(self, theta: float, dims: int) -> jax.Array:
         """Radians per token of each pair, (dims / 2,)."""
@@ -135,7 +154,8 @@ class YaRNScaling(RopeScaling):
     """Divide long wavelengths by `factor`, keep short ones, blend along the pairs between, and sharpen the attention.
 
     The blend runs over the pairs that turn `fast` to `slow` times in the first context, rounded outwards where `rounded`.
-    `magnitude` multiplies rotated features; by default 0.1 ln(factor) + 1.
+    `magnitude` multiplies rotated features; by default 0.1 ln(factor) + 1. Where heads have other features too, `sharpening`
+    multiplies whole scores, by (0.1 sharpening ln(factor) + 1)^2 (DeepSeek-AI 2024, arXiv:2405.04434, section 3.1.4).
     """
 
     factor: float
@@ -144,6 +164,11 @@ class YaRNScaling(RopeScaling):
     slow: float = 1.0
     magnitude: float | None = None
     rounded: bool = True
+    sharpening: float = 0.0
+
+    @property
+    def sharpness(self) -> float:
+        return (0.1 * self.sharpening * math.log(self.factor) + 1) ** 2
 
     @property
     def amplitude(self) -> float:

@@ -12,6 +12,7 @@ Training costs 3 forward passes (a backward pass is two); recomputation under re
 to sample from a generator. A generator and modules that predict further ahead are left behind after training: their parameters are
 counted apart, and their FLOPs are those of training alone. No token is global. Where an order is read (`ordered`), two streams pass
 the layers and share keys, values and the head; attention counts all pairs, for which of them are seen is the order's.
+What moves a router's choice without a gradient is state, not a parameter.
 """
 
 import dataclasses
@@ -115,7 +116,7 @@ def _parsed(model: Mapping[str, Any] | spec.Model) -> spec.Model:
 def _count(model: spec.Model, context: int | None) -> Accounting:
     context = context or model.context
     if model != model.alone:
-        sizes = [(path, one.value.size) for path, one in declarations(model)]
+        sizes = [(path, one.value.size) for path, one in declarations(model) if one.role != "selection"]
         return dataclasses.replace(
             _count(model.alone, context),
             generator_parameters=sum(size for path, size in sizes if path.startswith("generator/")),
@@ -123,7 +124,7 @@ def _count(model: spec.Model, context: int | None) -> Accounting:
             ahead_parameters=sum(size for path, size in sizes if path.startswith(PREFIX)),
             ahead_flops_per_token=ahead_flops_per_token(model, context),
         )
-    sizes = [(part, declared.role, declared.value.size) for part, declared in declarations(model)]
+    sizes = [(part, one.role, one.value.size) for part, one in declarations(model) if one.role != "selection"]
     parts: Counter[str] = Counter()
     for part, _, size in sizes:
         parts[part] += size

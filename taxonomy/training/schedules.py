@@ -160,6 +160,50 @@ class Constant(Schedule):
         return 1.0
 
 
+@component("stages", kind="schedule", paper="DeepSeek-AI 2024, arXiv:2401.02954, section 2.3; arXiv:2412.19437, section 4.2")
+@dataclasses.dataclass(frozen=True)
+class StagedRate(Schedule):
+    """Linear warmup, then shares of the peak: "0.3 at 60%" jumps there, "0.3 by 60%" is reached by half a cosine.
+
+    `later` has these in order, as in "1 by 10e12 tokens, 0.1 by 14e12 tokens, 0.03 at 14.5e12 tokens".
+    """
+
+    peak: float
+    later: str
+    warmup: str = "0 steps"
+
+    def check(self) -> None:
+        super().check()
+        highest = max(share for share, _, _ in self._parsed())
+        if highest > 1:
+            raise ValueError(f"later={self.later!r} has {highest:g}: shares of the peak are at most 1")
+
+    def _parsed(self) -> list[tuple[float, bool, Duration]]:
+        """Each stage's share, whether it is reached gradually, and when it is reached."""
+        stages = []
+        for text in self.later.split(","):
+            share, way, when = (*text.split(maxsplit=2), "", "", "")[:3]
+            try:
+                stages.append((float(share), {"at": False, "by": True}[way], Duration.parse(when)))
+            except (KeyError, ValueError, UserError):
+                message = f"later={self.later!r} must look like '1 by 10e12 tokens, 0.1 by 14e12 tokens, 0.03 at 95%'"
+                raise ValueError(message) from None
+        return stages
+
+    def after(self, progress: Progress) -> float:
+        share, since = 1.0, Duration(0, "step")
+        for goal, gradual, when in self._parsed():
+            now = when.fraction(progress)
+            if now < 1 and gradual:
+                start = _fraction_at_end(since, when, progress)
+                done = max(0.0, now - start) / (1 - start) if start < 1 else 1.0
+                return goal + (share - goal) * 0.5 * (1 + math.cos(math.pi * done))
+            if now < 1:
+                return share
+            share, since = goal, when
+        return share
+
+
 @component("linear", kind="batch_ramp", paper="Brown et al. 2020, arXiv:2005.14165, appendix B")
 @dataclasses.dataclass(frozen=True)
 class LinearRamp:

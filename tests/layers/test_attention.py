@@ -95,6 +95,16 @@ def test_positions_enter_queries_keys_and_scores(position, random_params):
     assert not np.allclose(found, oracle(module, params, X), atol=1e-3)
 
 
+def test_a_sharpened_position_multiplies_scores(random_params):
+    """DeepSeek-V2 (arXiv:2405.04434, section 3.1.4): by (0.0707 ln s + 1)^2."""
+    yarn = "rope(scaling=yarn(factor=40, original_context=4096, magnitude=1, sharpening={}))"
+    sharp = sublayer("mha(heads=4)", position=yarn.format(0.707))
+    plain = sublayer(f"mha(heads=4, scale={(0.0707 * np.log(40) + 1) ** 2 * 6**-0.5})", position=yarn.format(0))
+    params = random_params(sharp, X, CONTEXT)
+    found, expected = (module.apply({"params": params}, X, CONTEXT) for module in (sharp, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("norm", ["rmsnorm(eps=1e-5)", "rmsnorm(eps=1e-5, gain=False)", "layernorm(eps=1e-5)"])
 @pytest.mark.parametrize("per_head", [False, True])

@@ -72,10 +72,11 @@ def test_parameters(family, tiny):
     one = tiny(family)
     costs = accounting.count(one.config.model)
     assert costs == accounting.count(one.spec)
-    assert costs.parameters == sum(leaf.size for leaf in jax.tree.leaves(one.params))
+    leaves = jax.tree_util.tree_leaves_with_path(one.params)
+    # What moves a router's choice is state.
+    assert costs.parameters == sum(leaf.size for path, leaf in leaves if path[-1].key != "selection_bias")
     assert sum(size for _, size in costs.by_part) == costs.parameters
     assert costs.active_parameters <= costs.parameters
-    leaves = jax.tree_util.tree_leaves_with_path(one.params)
     tables = [leaf.size for path, leaf in leaves if (path[0].key, path[-1].key) == ("embedding", "table")]
     assert costs.embedding_parameters == sum(tables) >= one.spec.vocab * one.spec.d_model
     assert (costs.layers, costs.d_model, costs.context) == (len(one.spec.decoder), one.spec.d_model, one.spec.context)
@@ -177,10 +178,11 @@ def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
                 pairs = int(mask.allowed(query, key).sum()) * share**2
                 if mask.by_head:
                     pairs = int(mask.times(key[:1], key[:1]).sum()) / part["heads"]
-                width = part["heads"] * part["head_dim"]
-                expected += 4 * width * pairs * tracks
+                # Queries and keys of a head, and its values.
+                widths = part["head_dim"] + part.get("rotary_dim", 0), part.get("value_dim", part["head_dim"])
+                expected += 2 * part["heads"] * sum(widths) * pairs * tracks
                 if part["position"].name == "transformer_xl":  # a third product
-                    expected += 2 * width * pairs
+                    expected += 2 * part["heads"] * part["head_dim"] * pairs
     assert costs.attention_flops_per_token * context == pytest.approx(expected, rel=1e-12)
     assert costs.flops_per_token == accounting.forward_flops_per_token(one.spec)
     assert costs.train_flops_per_token == accounting.train_flops_per_token(one.spec, context) == 3 * costs.flops_per_token

@@ -104,6 +104,11 @@ SQRT_HALF = 2**-0.5
         ),
         ("wsd(peak=1.0, decay='400 steps')", {0: 1.0, 600: 1.0, 700: 0.75, 800: 0.5, 1000: 0.0}),
         ("wsd(peak=1.0, decay='100%')", {0: 1.0, 500: 0.5, 1000: 0.0}),
+        ("stages(peak=2.0, warmup='4 steps', later='0.5 at 60%, 0.1 at 900e3 tokens')", {0: 0.5, 599: 2.0, 600: 1.0, 900: 0.2}),
+        (
+            "stages(peak=1.0, later='1 by 400 steps, 0.2 by 800 steps, 0.2 by 85%, 0.1 at 85%')",
+            {0: 1.0, 400: 1.0, 500: 0.6 + 0.2 * 2**0.5, 600: 0.6, 800: 0.2, 849: 0.2, 850: 0.1, 1000: 0.1},
+        ),
     ],
 )
 def test_rates_at_points(sentence, points):
@@ -129,7 +134,7 @@ def test_the_rate_of_gpt3():
 
 @pytest.mark.parametrize("entry", registry.entries("schedule"), ids=lambda entry: entry.name)
 def test_every_schedule_rises_and_never_exceeds_its_peak(entry):
-    needed = {"hold": "'40%'"}
+    needed = {"hold": "'40%'", "later": "'0.9 by 60%, 0.5 at 80%'"}
     arguments = "".join(f", {name}={text}" for name, text in needed.items() if name in entry.arguments)
     rates = [schedule(f"{entry.name}(peak=3.0, warmup='50 steps'{arguments})")(at(step)) for step in range(1000)]
     assert 0 < rates[0] <= 3 / 40
@@ -149,6 +154,8 @@ def test_every_schedule_rises_and_never_exceeds_its_peak(entry):
         ("schedule", "inverse_sqrt(peak=1e-3, hold='0 steps')", "hold='0 steps' must be above 0"),
         ("schedule", "wsd(peak=1e-3, decay='0%')", "decay='0%' must be above 0"),
         ("schedule", "wsd(peek=1e-3)", "no argument 'peek'; did you mean 'peak'"),
+        ("schedule", "stages(peak=1, later='0.5 to 60%')", "later='0.5 to 60%' must look like '1 by 10e12 tokens"),
+        ("schedule", "stages(peak=1, later='0.5 at 60%, 2 by 1e9 tokens')", "has 2: shares of the peak are at most 1"),
         ("batch_ramp", "linear(start=32e3, over='10 steps')", "over='10 steps' must be in tokens"),
         ("batch_ramp", "linear(start=0, over='1e6 tokens')", "must be above 0"),
         ("batch_ramp", "linear(start=32e3, over='1e6 tokens', increments=0)", "must be above 0"),
