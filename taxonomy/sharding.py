@@ -21,7 +21,6 @@ MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor", "expert")
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("replica", "data", "fsdp", "expert"),
-    "expert_batch": ("replica", "data", "fsdp"),  # of what has been sent to experts
     "experts": ("expert",),
     "time": ("sequence",),
     "features": (),
@@ -97,7 +96,7 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what
 
 
 def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    axes = tuple(a for a in RULES[name] if mesh.shape[a] > 1) if name else ()
+    axes = tuple(a for a in RULES[name] if mesh.shape.get(a, 1) > 1) if name else ()
     return () if size % math.prod(mesh.shape[a] for a in axes) else axes
 
 
@@ -117,7 +116,8 @@ def locally(function: Callable, inputs: Any, outputs: Any) -> Callable:
 
     Within, collectives go over places. Without a mesh it is the function itself.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
         return function
     return jax.shard_map(function, in_specs=inputs, out_specs=outputs)
 

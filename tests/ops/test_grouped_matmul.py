@@ -1,0 +1,68 @@
+"""Rows times their expert's matrix, and tokens to slots and back, against plain forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taxonomy.ops import dispatch, grouped_matmul
+from taxonomy.ops.grouped_matmul import Groups
+
+BLOCKS, BLOCK, INPUTS, OUTPUTS, EXPERTS = 7, 4, 6, 5, 4
+# Expert 1 has no block, and the last two are in use by nobody.
+OF, USED = jnp.array([0, 0, 2, 3, 3, 3, 3]), jnp.array([5])
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_blocks_in_a_loop_are_all_at_once(dtype):
+    x, kernel = jnp.asarray(random(BLOCKS, BLOCK, INPUTS), dtype), random(EXPERTS, INPUTS, OUTPUTS, seed=1)
+    groups = Groups(EXPERTS, of_G=OF, used_1=USED, block=BLOCK)
+
+    def loop(x, kernel):
+        return jnp.sin(grouped_matmul.multiply(x, kernel, groups, ("embed", "mlp")).astype(jnp.float32)).sum()
+
+    def plain(x, kernel):
+        return jnp.sin(grouped_matmul.in_blocks_reference(x.astype(jnp.float32), kernel, OF, USED[0])).sum()
+
+    found, expected = (jax.value_and_grad(f, argnums=(0, 1))(x, kernel) for f in (loop, plain))
+    assert found[1][0].dtype == dtype and not found[1][0][USED[0] :].any() and not found[1][1][1].any()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close(dtype)), found, expected)
+
+
+def close(dtype):
+    return dict(rtol=1e-5, atol=1e-5) if dtype == jnp.float32 else dict(rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("choices", [2, None])
+@pytest.mark.parametrize("weigh", [False, True])
+def test_tokens_go_to_slots_and_back(choices, weigh):
+    """Against a loop over assignments, one of which has no slot; gradients too."""
+    time, size = 3, 8
+    tokens, slots = np.array([[0, 0, 1, 1, 2, 2]]), np.array([[5, 0, 2, size, 7, 3]])
+    weights, x = random(1, 6, seed=2), random(1, time, INPUTS)
+    factor = random(size, INPUTS, seed=3)
+
+    def ours(x, weights):
+        assignments = dispatch.Assignments(jnp.asarray(tokens), jnp.zeros((1, 6), int), weights, jnp.ones((1, 6), bool), choices)
+        held = dispatch.Slots(assignments, jnp.asarray(slots), size)
+        rows = held.gather(x, weigh)
+        return rows, held.scatter(rows * factor, time, not weigh)
+
+    def plain(x, weights):
+        rows, y = jnp.zeros((1, size, INPUTS)), jnp.zeros((1, time, INPUTS))
+        for a, (token, slot) in enumerate(zip(tokens[0], slots[0], strict=True)):
+            if slot < size:
+                rows = rows.at[0, slot].set(x[0, token] * (weights[0, a] if weigh else 1))
+                y = y.at[0, token].add(rows[0, slot] * factor[slot] * (1 if weigh else weights[0, a]))
+        return rows, y
+
+    for f, g in ((ours, plain), (gradient(ours), gradient(plain))):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), f(x, weights), g(x, weights))
+
+
+def gradient(function):
+    return jax.grad(lambda *inputs: sum(jnp.sin(a).sum() for a in function(*inputs)), argnums=(0, 1))
