@@ -39,7 +39,7 @@ def test_arithmetic(expression, value):
     assert written(evaluate(expression)) == value
 
 
-NONSENSE = "1/0 x f(1) 'a'*3 9**9**9 2**101 10**30*10 (-1)**0.5 __import__('os') [1] True 1<2".split()
+NONSENSE = ["1/0", "x", "f(1)", "'a'*3", "9**9**9", "2**101", "10**30*10", "(-1)**0.5", "__import__('os')", "[1]", "True", "1<2"]
 
 
 @pytest.mark.parametrize("expression", ["", "1 if 1 else 2", "(" * 300 + "1" + ")" * 300, *NONSENSE])
