@@ -7,7 +7,8 @@ import numpy as np
 
 from taxonomy import registry
 from taxonomy.errors import UserError
-from taxonomy.inference.decode import generate_tokens
+from taxonomy.inference.decode import Tokenizer, generate_tokens
+from taxonomy.objectives.objective import Lengths
 
 BATCH = 32  # pairs
 
@@ -18,6 +19,13 @@ class Answer(NamedTuple):
     input: str
     said: str
     target: str
+
+
+class Row(NamedTuple):
+    """Tokens: what the decoder, or the only stack, begins with, and what the encoder reads where there is one."""
+
+    begun: list[int]
+    inputs: list[int] | None
 
 
 def answer(plan: Any, params: Mapping[str, Any], prepared: Any, count: int, split: str = "validation") -> list[Answer]:
@@ -31,31 +39,60 @@ def answer(plan: Any, params: Mapping[str, Any], prepared: Any, count: int, spli
     if not pairs:
         raise UserError(f"data.source: the {split} split of {plan.config.data.source} has no pairs to answer")
     pairs = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, max(1, count)).round().astype(int))]
-    start, end = tokenizer.document_start, tokenizer.document_end
-    options = {"stop_token": end, "vocab_size": tokenizer.vocab_size}
-    if lengths.inputs is None:
-        # Half of the place is the answer's.
-        room = lengths.context // 2
-        rows = [[start, *given[: lengths.context - room - 2], prepared.separator] for given, _ in pairs]
-        read = rows
-    else:
-        room = lengths.context
-        rows = [[start]] * len(pairs)
-        read = [[*given[: lengths.inputs - 1], end] for given, _ in pairs]
-    said: dict[int, list[int]] = {}
-    # Inputs of like lengths together: rows of a batch are padded to the longest.
-    order = sorted(range(len(pairs)), key=lambda i: len(read[i]))
-    for first in range(0, len(order), BATCH):
-        batch = order[first : first + BATCH]
-        full = batch + [batch[-1]] * (min(BATCH, len(order)) - len(batch))  # one shape for all batches
-        inputs = None if lengths.inputs is None else [read[i] for i in full]
-        prompts = [rows[i] for i in full]
-        written = generate_tokens(plan.model, params, prompts, inputs=inputs, max_new_tokens=room, **options)
-        said |= dict(zip(batch, written, strict=False))
+    # Half of the only stack's place is the answer's.
+    room = lengths.context // 2 if lengths.inputs is None else lengths.context
+    rows = [question(lengths, given, tokenizer, prepared.separator, room) for given, _ in pairs]
+    said = written(plan, params, rows, tokenizer, room)
     return [
         Answer(tokenizer.decode(given), tokenizer.decode(said[i]), tokenizer.decode(wanted))
         for i, (given, wanted) in enumerate(pairs)
     ]
+
+
+def question(
+    lengths: Lengths, given: Sequence[int], tokenizer: Tokenizer, separator: int | None, room: int, told: Sequence[int] = ()
+) -> Row:
+    """The row of a pair's input, with space for `room` new tokens, or, without a separator, of a text that goes on.
+
+    `told` are tokens before it. What has no place leaves at the input's end, as in training, or at the beginning of the text.
+    """
+    if lengths.inputs is not None:
+        inputs = [*told, *given[: lengths.inputs - 1 - len(told)], tokenizer.document_end]
+        return Row([tokenizer.document_start], inputs)
+    most = max(0, lengths.context - room - 2 - len(told))
+    given = given[len(given) - min(most, len(given)) :] if separator is None else [*given[:most], separator]
+    return Row([tokenizer.document_start, *told, *given], None)
+
+
+def written(
+    plan: Any,
+    params: Mapping[str, Any],
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    room: int,
+    sampler: str = "greedy",
+    seed: int = 0,
+) -> list[list[int]]:
+    """At most `room` new tokens for each row."""
+    said: dict[int, list[int]] = {}
+    # Inputs of like lengths together: rows of a batch are padded to the longest.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].inputs or rows[i].begun))
+    for number, first in enumerate(range(0, len(order), BATCH)):
+        batch = order[first : first + BATCH]
+        full = batch + [batch[-1]] * (min(BATCH, len(order)) - len(batch))  # one shape for all batches
+        new = generate_tokens(
+            plan.model,
+            params,
+            [rows[i].begun for i in full],
+            inputs=None if plan.lengths.inputs is None else [rows[i].inputs for i in full],
+            max_new_tokens=room,
+            sampler=sampler,
+            seed=seed + number,
+            stop_token=tokenizer.document_end,
+            vocab_size=tokenizer.vocab_size,
+        )
+        said |= dict(zip(batch, new, strict=False))
+    return [said[i] for i in range(len(rows))]
 
 
 def scores(metrics: Sequence[str], answers: Sequence[Answer]) -> dict[str, float]:

@@ -7,10 +7,9 @@ from typing import Any
 
 from taxonomy import registry
 from taxonomy.data import examples
-from taxonomy.inference.decode import Tokenizer, generate_tokens
+from taxonomy.inference import answers
+from taxonomy.inference.decode import Tokenizer
 from taxonomy.inference.solve import Sampler
-
-BATCH = 32  # texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,39 +44,18 @@ def model_sampler(
     separator = tokenizer.vocab_size if pairs else None
     own = examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end, separator=separator)
     good = [own.reserve(plan.objective.marks).mark("good")] if "good" in plan.objective.marks else []
-    lengths, start, end = plan.lengths, tokenizer.document_start, tokenizer.document_end
+    lengths = plan.lengths
     room = min(max_new_tokens, lengths.context // 2 if lengths.inputs is None else lengths.context)
-
-    def row(text: str) -> tuple[list[int], list[int] | None]:
-        """What the decoder, or the only stack, begins with, and what the encoder reads."""
-        tokens = [int(token) for token in tokenizer.encode(text)]
-        if lengths.inputs is not None:
-            return [start], [*good, *tokens[: lengths.inputs - 1 - len(good)], end]
-        most = lengths.context - room - 2 - len(good)
-        # A pair loses the end of its input, as in training; a text that goes on keeps its end.
-        return [start, *good, *(tokens[:most] if pairs else tokens[-most:])] + ([separator] if pairs else []), None
 
     def sample(prompts: Sequence[str]) -> list[str]:
         said: dict[int, str] = {}
         for turn, condition in enumerate(given):
             places = range(turn, len(prompts), len(given))
-            rows = {place: row(condition.prefix + prompts[place]) for place in places}
-            order = sorted(places, key=lambda place: sum(map(len, filter(None, rows[place]))))
-            for number, batch in enumerate(order[first : first + BATCH] for first in range(0, len(order), BATCH)):
-                full = [*batch, *[batch[-1]] * (min(BATCH, len(order)) - len(batch))]  # one shape for all batches
-                begun, read = [rows[place][0] for place in full], [rows[place][1] for place in full]
-                new = generate_tokens(
-                    plan.model,
-                    params,
-                    begun,
-                    inputs=None if lengths.inputs is None else read,
-                    max_new_tokens=room,
-                    sampler=condition.sampler,
-                    seed=seed + turn + len(given) * number,
-                    stop_token=end,
-                    vocab_size=tokenizer.vocab_size,
-                )
-                said |= {place: body(_text(tokenizer, rows[place][0], tokens)) for place, tokens in zip(batch, new, strict=False)}
+            asked = [[int(token) for token in tokenizer.encode(condition.prefix + prompts[place])] for place in places]
+            rows = [answers.question(lengths, tokens, tokenizer, separator, room, good) for tokens in asked]
+            # A seed for every batch of every condition.
+            new = answers.written(plan, params, rows, tokenizer, room, condition.sampler, seed + turn * len(prompts))
+            said |= {place: body(_text(tokenizer, row.begun, tokens)) for place, row, tokens in zip(places, rows, new, strict=True)}
         return [said[place] for place in range(len(prompts))]
 
     return sample

@@ -21,13 +21,13 @@ def asked(tiny, monkeypatch):
     def ask(family, objective, prompts, given, **options):
         config = config_lib.load_config(f"{family}:tiny", {"data.tokenizer": "bytes()", "train.objective": objective})
         plan, calls = make_plan(config, 1), []
-        decode = conditions.generate_tokens
+        decode = answers.generate_tokens
 
         def spy(model, params, rows, inputs=None, **given):
             calls.append((rows, inputs, given["sampler"], given["seed"]))
             return decode(model, params, rows, inputs=inputs, **given)
 
-        monkeypatch.setattr(conditions, "generate_tokens", spy)
+        monkeypatch.setattr(answers, "generate_tokens", spy)
         sampler = model_sampler(plan, tiny(family).params, BytesTokenizer(), given, max_new_tokens=8, **options)
         return plan, calls, sampler(prompts)
 
