@@ -61,7 +61,7 @@ def test_impossible_tracks():
         ("tracks(plain, count=0)", "unknown block 'plain'"),
         ("tracks(pre(mlp), count=0)", "count=0 must be at least 1"),
         (
-            "tracks(pre(gqa(heads=4, kv_heads=2, lends=True)), count=2)",
+            "tracks(pre(attention, mlp), pre(local, gqa(heads=4, kv_heads=2, lends=True)), count=2)",
             "lends=True and source='earlier' do not stand in a block inside another",
         ),
     ):

@@ -55,14 +55,15 @@ def apply(model):
 
 def counted(one, **execution):
     """The model as its FLOPs are counted: without slots that nobody may use, and the rows of experts without a gap."""
-    limits = ("capacity", "evaluation_capacity", "slots")
+    everybody = dict(capacity=None, evaluation_capacity=None, slots=None)
 
     def dropless(value):
         if isinstance(value, tuple):
             return tuple(map(dropless, value))
         if not isinstance(value, registry.Component):
             return value
-        return value.replace(**{name: None if name in limits else dropless(inside) for name, inside in value.arguments})
+        inside = {name: dropless(argument) for name, argument in value.arguments}
+        return value.replace(**inside | (everybody if value.name == "moe" else {}))
 
     model = dataclasses.replace(one.spec, blocks=tuple((name, dropless(block)) for name, block in one.spec.blocks))
     return model_lib.build(model, attention="reference", experts="ragged", **execution)
