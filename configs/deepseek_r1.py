@@ -2,36 +2,36 @@
 
 from taxonomy.config import TINY_TRAINING, derived
 
-# The model of another page; for those tuned on traces of the first, positions that differ from that page.
+# The model of another page, and what differs from it.
+MATHEMATICS = dict(position="rope(theta=10000)")
 SIZES = {
-    "671b": ("deepseek_v3:671b", None),
-    "distill-qwen-1.5b": ("qwen2_5:1.5b", "rope(theta=10000)"),
-    "distill-qwen-7b": ("qwen2_5:7b", "rope(theta=10000)"),
-    "distill-qwen-14b": ("qwen2_5:14b", None),
-    "distill-qwen-32b": ("qwen2_5:32b", None),
-    "distill-llama-8b": ("llama:3.1-8b", None),
-    "distill-llama-70b": ("llama:3.1-70b", None),
-    "tiny": ("deepseek_v3:tiny", None),
+    "671b": ("deepseek_v3:671b", {}),
+    "distill-qwen-1.5b": ("qwen2_5:1.5b", MATHEMATICS),
+    "distill-qwen-7b": ("qwen2_5:7b", MATHEMATICS),
+    "distill-qwen-14b": ("qwen2_5:14b", {}),
+    "distill-qwen-32b": ("qwen2_5:32b", {}),
+    "distill-llama-8b": ("llama:3.1-8b", {}),
+    "distill-llama-70b": ("llama:3.1-70b", {}),
+    "tiny": ("deepseek_v3:tiny", {}),
 }
+# Neither the steps nor the batches are public here; the numbers are placeholders.
+RECIPE = dict(
+    steps=1000,
+    context=32768,
+    batch_tokens=64 * 32768,
+    optimizer="adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
+    schedule="cosine(peak=1e-5, warmup='3%', final=0.1)",
+)
 PUBLISHED = {"671b": 671e9, "1.5b": 1.54e9, "7b": 7.61e9, "14b": 14.7e9, "32b": 32.5e9, "8b": 8e9, "70b": 70.6e9}
 
 
 def get_config(size="671b"):
-    base, position = SIZES[size]
+    base, changes = SIZES[size]
     tiny, distilled = size == "tiny", size.startswith("distill")
     return derived(
         base,
-        model={} if position is None else dict(position=position),
-        # Neither the steps nor the batches are public here; the numbers are placeholders.
-        train=TINY_TRAINING
-        if tiny
-        else dict(
-            steps=1000,
-            context=32768,
-            batch_tokens=64 * 32768,
-            optimizer="adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
-            schedule="cosine(peak=1e-5, warmup='3%', final=0.1)",
-        ),
+        model=changes,
+        train=(TINY_TRAINING if tiny else RECIPE) | dict(ahead=None if distilled else 0.3),
         about=dict(
             paper="DeepSeek-AI 2025, arXiv:2501.12948",
             facts="deepseek-r1-distill" if distilled else "deepseek-r1" if not tiny else "deepseek-r1-tiny",

@@ -40,10 +40,11 @@ def get_config(size="671b"):
             f"expert=swiglu(d_ff={d_ff_expert}), shared=swiglu(d_ff={d_ff_expert}))",
             blocks=dict(dense="pre(attention, mlp)", sparse="pre(attention, moe)"),
             decoder=layers,
+            ahead="sparse",
             head="untied",
             initializer="normal(std=0.006)",
         ),
-        train=TINY_TRAINING if tiny else RECIPE,
+        train=(TINY_TRAINING if tiny else RECIPE) | dict(ahead=0.3),
         about=dict(
             paper="DeepSeek-AI 2024, arXiv:2412.19437",
             facts=FACTS.get(size, "deepseek-v3-tiny"),
@@ -51,8 +52,8 @@ def get_config(size="671b"):
             sources=("arXiv:2412.19437, sections 2 and 4.2", "deepseek-ai/DeepSeek-V3, inference/configs"),
             unsure=("the training that made 3.1 of it",) if size.startswith("3.1") else (),
             notes="The model after its extension to long contexts; until then it was trained without yarn, and the bias moved by "
-            "0.001 a step for 14.3e12 tokens, then no more. The module that predicts a second token, 11.5e9 weights "
-            "that are left behind after training, is left out. Version 3.1 was trained on by 840e9 tokens of long texts.",
+            "0.001 a step for 14.3e12 tokens, then no more. The loss of the second token counted 0.3 for 10e12 tokens, then 0.1. "
+            "Version 3.1 was trained on by 840e9 tokens of long texts.",
             verified_against="transformers.DeepseekV3ForCausalLM",
         ),
     )

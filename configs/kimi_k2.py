@@ -24,6 +24,7 @@ def get_config(size="1t"):
             attention=f"latent(heads={heads}, {widths})",
             moe=f"moe(experts={experts}, top_k={top_k}, router={ROUTER}, expert={expert}, shared={expert})",
             decoder=f"dense + {sparse}*sparse",
+            ahead=None,
         ),
         train=TINY_TRAINING
         if tiny
