@@ -170,13 +170,14 @@ class Transformer(nn.Module):
         *_, last = self.spec.stacks
         memory = None
         if len(self.spec.stacks) > 1 and inputs is not None:
-            context = Context(self._places(inputs, input_positions), input_segments, **common)
+            context = Context(self._places(inputs, input_positions), input_segments, tokens_BT=inputs, **common)
             x_BSD = self._through("encoder", inputs, context)
             x_BSD = x_BSD if self.spec.encoder_norm is None else self.encoder_norm(x_BSD)
             memory = Memory(x_BSD, context.positions_BT, input_segments)
         elif (inputs is not None) != (len(self.spec.stacks) > 1) and not (cache_length and inputs is None):
             raise UserError(f"inputs: {'required by' if inputs is None else 'not read by'} a model that is {self.spec.structure}")
-        context = Context(self._places(tokens, positions), segments, prefix, types, memory, cache_length=cache_length, **common)
+        places = self._places(tokens, positions)
+        context = Context(places, segments, prefix, types, memory, tokens, cache_length=cache_length, **common)
         # Asked for in any case, so that it is among the parameters whatever they are made with.
         vector_11D = self.query() if self.spec.ordered else None
         if order is None:

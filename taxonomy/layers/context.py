@@ -24,6 +24,7 @@ class Context:
     prefix_BT: tokens that all tokens of their document may see under a mask with a prefix, or None when there are none.
     types_BT: which part of the input a token belongs to, such as the first or second sentence; None when there is one part.
     memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
+    tokens_BT: ids of the tokens; None where a layer must not see them.
     relative_NH: the table of relative positions that a stack's layers share, or None.
     ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
         Rows are then those of two streams, see `streams`.
@@ -39,6 +40,7 @@ class Context:
     prefix_BT: jax.Array | None = None
     types_BT: jax.Array | None = None
     memory: Memory | None = None
+    tokens_BT: jax.Array | None = None
     relative_NH: jax.Array | None = None
     ranks_BT: jax.Array | None = None
     query_11D: jax.Array | None = None
