@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from taxonomy.ops.dispatch import ranks
 
-_PRECISION = 200  # how often the smallest raise of a price goes into the range of a row's scores
+PRECISION = 200  # how often the smallest raise of a price goes into the range of a row's scores
 _ROUNDS = 2000  # a token that has no expert by then, as when scores are not finite, goes to that of its highest score
 
 
@@ -25,7 +25,7 @@ def _row(scores_TE: jax.Array, live_T: jax.Array) -> jax.Array:
         return jnp.zeros(time, jnp.int32)
     limit = -(-live_T.sum() // experts)
     least, most = (pick(scores_TE, where=live_T[:, None], initial=0.0) for pick in (jnp.min, jnp.max))
-    raised = jnp.maximum(most - least, 1e-6) / _PRECISION
+    raised = jnp.maximum(most - least, 1e-6) / PRECISION
 
     def unfinished(state):
         _, accepted_T, _, turn = state
