@@ -42,8 +42,8 @@ class Transformer(nn.Module):
 
     Arrays: tokens (B, T) integers; positions, segments and prefix (B, T), see `Context`. `inputs` (B, S) and their coordinates are
     what the encoder beside a decoder reads; `tokens` are what the decoder, or the only stack, reads. `order` (B, T): a token sees
-    those of its own and of lower order, and one of order above 0 is predicted from those of strictly lower order. `shared` is the
-    embedding of the model whose generator this one is.
+    those of its own and of lower order, and one of order above 0 is predicted from those of strictly lower order. `domains` (B,)
+    see `Context`. `shared` is the embedding of the model whose generator this one is.
     """
 
     spec: spec.Model
@@ -80,8 +80,8 @@ class Transformer(nn.Module):
     ) -> jax.Array:
         """Float32 logits (B, T, V). With `cache_length`, keys and values are kept in the mutable collection "cache".
 
-        `others`: prefix, types, order, inputs, input_positions, input_segments. Inputs may be left out once a cache has what they
-        gave.
+        `others`: prefix, types, order, domains, inputs, input_positions, input_segments. Inputs may be left out once a cache has
+        what they gave.
         """
         x_BTD, context = self._features(tokens, positions, segments, train, cache_length, **others)
         if self.is_initializing():
@@ -164,9 +164,11 @@ class Transformer(nn.Module):
         input_segments=None,
         types=None,
         order=None,
+        domains=None,
     ) -> tuple[jax.Array, Context]:
         """What the head reads, and the context of the tokens."""
-        common = {"train": train, "attention": self.execution.attention, "experts": self.execution.experts}
+        execution = {"attention": self.execution.attention, "experts": self.execution.experts}
+        common = {"domains_B": domains, "train": train, **execution}
         *_, last = self.spec.stacks
         memory = None
         if len(self.spec.stacks) > 1 and inputs is not None:

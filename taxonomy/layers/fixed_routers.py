@@ -48,6 +48,19 @@ class HashRouter(Fixed, kw_only=True):
         return (_mixed(_mixed(context.tokens_BT.astype(jnp.uint32)) ^ jnp.uint32(self.seed)) % self.experts).astype(jnp.int32)
 
 
+@component("domain", kind="router", paper="Gururangan et al. 2021, arXiv:2108.05036, section 3")
+class DomainRouter(Fixed, kw_only=True):
+    """The expert of a row's domain, which is the dataset of a mixture that it comes from; the first one where that is not known."""
+
+    labelled = True
+
+    def chosen(self, context: Context) -> jax.Array:
+        shape = context.positions_BT.shape
+        if context.domains_B is None:
+            return jnp.zeros(shape, jnp.int32)
+        return jnp.broadcast_to(context.domains_B[:, None], shape)
+
+
 def _mixed(a: jax.Array) -> jax.Array:
     """Every bit of a uint32 mixed into all others (the finaliser of MurmurHash3): the same on all machines, and for good."""
     a = (a ^ (a >> 16)) * jnp.uint32(0x85EBCA6B)

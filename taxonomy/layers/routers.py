@@ -32,6 +32,7 @@ class Router(nn.Module, kw_only=True):
     top_k: int = formula("top_k")
 
     bias_rate = None
+    labelled = False  # every dataset of a mixture has an expert
     causal = True  # what a token is assigned depends on no other one
 
     def check(self) -> None:

@@ -10,11 +10,12 @@ from scipy.optimize import linear_sum_assignment
 
 @dataclasses.dataclass
 class Row:
-    """What a router knows of a row: features (T, D), which tokens are live, their ids, whether it trains, the draws of chance."""
+    """What a router knows of a row: features (T, D), which tokens are live, their ids, its domain, draws of chance."""
 
     x: torch.Tensor
     live: list[bool]
     ids: list[int]
+    domain: int
     train: bool
     drawn: dict[str, np.ndarray]
 
@@ -161,6 +162,12 @@ def _hash(router, p, row: Row) -> Decision:
     return Decision(assigned, torch.tensor(0.0), torch.eye(router["experts"])[chosen])
 
 
+def _domain(router, p, row: Row) -> Decision:
+    """arXiv:2108.05036, section 3: the expert of the label."""
+    assigned = [(t, row.domain, torch.tensor(1.0)) for t in row.tokens]
+    return Decision(assigned, torch.tensor(0.0), torch.eye(router["experts"])[[row.domain] * len(row.live)])
+
+
 ROUTERS = {
     "softmax": _by_affinity(lambda scores: torch.softmax(scores, -1)),
     "sigmoid": _by_affinity(torch.sigmoid),
@@ -169,6 +176,7 @@ ROUTERS = {
     "expert_choice": _expert_choice,
     "base": _base,
     "hash": _hash,
+    "domain": _domain,
 }
 
 

@@ -23,6 +23,7 @@ X = (GENERATOR.standard_normal((ROWS, TIME, D)) + GENERATOR.standard_normal(D)).
 DIRECTION = GENERATOR.standard_normal(X.shape).astype(np.float32)
 LOSS_WEIGHTS = np.array([1.0, -2.0, 0.5], np.float32)
 TOKENS = GENERATOR.integers(0, 1000, (ROWS, TIME))
+DOMAINS = np.array([4, 0, 4])
 # One row is full, one holds two documents and padding, one begins with padding as in decoding.
 POSITIONS = np.stack([np.arange(TIME), np.r_[0:5, 0:6, 0:3], np.r_[[-1] * 4, 0:10]])
 SEGMENTS = np.stack([[1] * TIME, [1] * 5 + [2] * 6 + [0] * 3, [1] * TIME])
@@ -41,6 +42,7 @@ CASES = {
     "top2": "top_k=2, router=top2(balance=0.3, z=0.1)",
     "expert_choice": "top_k=2, router=expert_choice(z=0.3)",
     "base": "top_k=1, router=base(z=0.3)",
+    "domain": "top_k=1, router=domain",
     "hash": "top_k=1, router=hash(seed=7), shared=swiglu(d_ff=7, bias=True)",
 }
 TRAIN = ("noisy", "top2", "base")  # of these training is another function
@@ -63,7 +65,14 @@ def known_draws(monkeypatch):
 
 
 def context(train=False, experts="auto") -> Context:
-    return Context(jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS), tokens_BT=jnp.asarray(TOKENS), train=train, experts=experts)
+    return Context(
+        jnp.asarray(POSITIONS),
+        jnp.asarray(SEGMENTS),
+        tokens_BT=jnp.asarray(TOKENS),
+        domains_B=jnp.asarray(DOMAINS),
+        train=train,
+        experts=experts,
+    )
 
 
 def computed(part, params, train=False, experts="auto"):
@@ -86,7 +95,9 @@ def looped(part, params, train=False, slots=None):
     x = torch.tensor(X, requires_grad=True)
     rows = []
     for b in range(ROWS):
-        row = plain_experts.Row(x[b], list(LIVE[b]), TOKENS[b].tolist(), train, {name: a[b] for name, a in DRAWN.items()})
+        row = plain_experts.Row(
+            x[b], list(LIVE[b]), TOKENS[b].tolist(), int(DOMAINS[b]), train, {name: a[b] for name, a in DRAWN.items()}
+        )
         rows.append(plain_experts.layer(part, leaves, row, slots))
     total = sum((one.y * torch.tensor(DIRECTION[b])).sum() for b, one in enumerate(rows))
     total = total + sum(one.decision.loss * float(weight) for one, weight in zip(rows, LOSS_WEIGHTS, strict=True))

@@ -23,6 +23,7 @@ ROUTERS = {
     "expert_choice": "top_k=2, router=expert_choice",
     "base": "top_k=1, router=base",
     "hash": "top_k=1, router=hash",
+    "domain": "top_k=1, router=domain",
 }
 CHANCE = {"softmax(jitter=0.5)": 2, "noisy_top_k": 2, "top2": 2}
 
@@ -61,7 +62,7 @@ def test_chance_is_for_training_and_follows_its_key(router, top_k, random_params
         apply(module, params, X, True)
 
 
-@pytest.mark.parametrize("name", ["softmax", "sigmoid", "hash"])
+@pytest.mark.parametrize("name", ["softmax", "sigmoid", "hash", "domain"])
 def test_without_chance_training_changes_nothing(name, random_params):
     module = layer(ROUTERS[name])
     params = random_params(module, X, context())
