@@ -147,11 +147,9 @@ def _source(config: ml_collections.ConfigDict, parsed: spec.Model) -> Any:
     if config.report.compressors and isinstance(source, Mixture):
         raise UserError("config.report.compressors: they compress one dataset, but config.data.source is a mixture")
     datasets = len(source.labels) if isinstance(source, Mixture) else 1
-    for router in (part for part in parsed.components() if part.kind == "router"):
-        if registry.instantiate(router, parent=None).labelled and datasets > router["experts"]:
-            raise UserError(
-                f"config.data.source: {datasets} datasets, but the router {router.name} has {router['experts']} experts"
-            )
+    for part in parsed.components():
+        if getattr(registry.find((part.kind,), part.name).factory, "labelled", False) and datasets > part["experts"]:
+            raise UserError(f"config.data.source: {datasets} datasets, but the router {part.name} has {part['experts']} experts")
     return source
 
 

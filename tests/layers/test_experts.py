@@ -65,14 +65,8 @@ def known_draws(monkeypatch):
 
 
 def context(train=False, experts="auto") -> Context:
-    return Context(
-        jnp.asarray(POSITIONS),
-        jnp.asarray(SEGMENTS),
-        tokens_BT=jnp.asarray(TOKENS),
-        domains_B=jnp.asarray(DOMAINS),
-        train=train,
-        experts=experts,
-    )
+    known = {"tokens_BT": jnp.asarray(TOKENS), "domains_B": jnp.asarray(DOMAINS)}
+    return Context(jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS), **known, train=train, experts=experts)
 
 
 def computed(part, params, train=False, experts="auto"):
@@ -95,9 +89,8 @@ def looped(part, params, train=False, slots=None):
     x = torch.tensor(X, requires_grad=True)
     rows = []
     for b in range(ROWS):
-        row = plain_experts.Row(
-            x[b], list(LIVE[b]), TOKENS[b].tolist(), int(DOMAINS[b]), train, {name: a[b] for name, a in DRAWN.items()}
-        )
+        drawn = {name: a[b] for name, a in DRAWN.items()}
+        row = plain_experts.Row(x[b], list(LIVE[b]), TOKENS[b].tolist(), int(DOMAINS[b]), train, drawn)
         rows.append(plain_experts.layer(part, leaves, row, slots))
     total = sum((one.y * torch.tensor(DIRECTION[b])).sum() for b, one in enumerate(rows))
     total = total + sum(one.decision.loss * float(weight) for one, weight in zip(rows, LOSS_WEIGHTS, strict=True))
