@@ -145,7 +145,8 @@ class Transformer(nn.Module):
         *_, last = self.spec.stacks
         e_BTD, context = self._embedded(last, tokens, context)
         for depth in range(1, len(self.spec.ahead) + 1):
-            x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, later(e_BTD, depth), context)
+            read = context.replace(tokens_BT=later(tokens, depth))
+            x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, later(e_BTD, depth), read)
             yield x_BTD
 
     def _projected(self, x: jax.Array) -> tuple[jax.Array, cross_entropy.Projection]:

@@ -75,7 +75,7 @@ def test_a_fresh_model_guesses(family, tiny):
     jax.tree.map(np.testing.assert_array_equal, params, again)
     is_box = lambda leaf: isinstance(leaf, Declared)  # noqa: E731
     for first, second in zip(*(jax.tree.leaves(tree, is_leaf=is_box) for tree in (params, different)), strict=True):
-        assert np.array_equal(first.value, second.value) == (first.role in ("gain", "bias"))
+        assert np.array_equal(first.value, second.value) == (first.role in ("gain", "bias", "selection"))
 
 
 def test_weights_default_to_one(tiny, packed):

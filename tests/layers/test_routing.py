@@ -14,23 +14,24 @@ from taxonomy.layers.routing import Routing
 from taxonomy.model import build
 from taxonomy.ops.cross_entropy import Sums
 
+from . import plain_experts
+
 # Two layers of a repeat and one beside it, each with a loss; without jitter, which is drawn anew for every microbatch.
-MODEL = spec.model(
-    dict(
-        vocab=32,
-        d_model=16,
-        context=16,
-        norm="rmsnorm(eps=1e-6)",
-        position="rope",
-        attention="mha(heads=2)",
-        first="moe(experts=6, top_k=2, router=softmax(balance=0.3, z=0.1), expert=relu(d_ff=8), capacity=0.5)",
-        rest="moe(experts=4, top_k=2, router=sigmoid(bias_rate=0.01, balance=0.2), expert=relu(d_ff=8))",
-        blocks=dict(one="pre(attention, first)", other="pre(attention, rest)"),
-        decoder="one + 2*other",
-        head="untied",
-        initializer="normal(std=0.3)",
-    )
+SECTION = dict(
+    vocab=32,
+    d_model=16,
+    context=16,
+    norm="rmsnorm(eps=1e-6)",
+    position="rope",
+    attention="mha(heads=2)",
+    first="moe(experts=6, top_k=2, router=softmax(balance=0.3, z=0.1), expert=relu(d_ff=8), capacity=0.5)",
+    rest="moe(experts=4, top_k=2, router=sigmoid(bias_rate=0.01, balance=0.2), expert=relu(d_ff=8))",
+    blocks=dict(one="pre(attention, first)", other="pre(attention, rest)"),
+    decoder="one + 2*other",
+    head="untied",
+    initializer="normal(std=0.3)",
 )
+MODEL = spec.model(SECTION)
 LAYERS = (("decoder", "0_one", "first"), ("decoder", "1_repeat", "0_other", "rest"))
 
 
@@ -151,3 +152,28 @@ def test_several_steps_of_the_trainer(params, batch):
             np.testing.assert_allclose(metrics[name], figure, rtol=1e-4)
         np.testing.assert_allclose(metrics["objective"], metrics["loss"] + metrics["router_loss"], rtol=1e-5)
         assert metrics["dropped_fraction"] > 0.05
+
+
+def test_ids_and_domains_reach_the_routers(random_params):
+    """Of the encoder those of its inputs; domains are those of the rows of both."""
+    changes = {
+        "first": "moe(experts=4, top_k=1, router=hash(seed=5), expert=relu(d_ff=8))",
+        "rest": "moe(experts=4, top_k=1, router=domain, expert=relu(d_ff=8))",
+        "encoder": "one + other",
+        "decoder": "one + other",
+        "mask": "full",
+    }
+    model = build(spec.model(SECTION | changes))
+    inputs, tokens = (np.random.default_rng(seed).integers(0, 32, (2, time)) for seed, time in ((0, 12), (1, 9)))
+    params = random_params(model, inputs, tokens)
+    batch = {"inputs": inputs, "tokens": tokens, "targets": tokens}
+    for domains in (None, np.array([2, 1])):
+        sums, _ = sums_of(model, params, batch if domains is None else {**batch, "domains": domains})
+        for name, ids in (("encoder", inputs), ("decoder", tokens)):
+            router = {"seed": 5, "experts": 4, "name": "hash"}
+            rows = [plain_experts.Row(None, [True] * len(row), row.tolist(), 0, False, {}) for row in ids]
+            by_hash = np.sum([plain_experts.load(plain_experts.ROUTERS["hash"](router, {}, row), 4) for row in rows], 0)
+            np.testing.assert_array_equal(at(sums.routing, (name, "0_one", "first"))["sums"].load_E, by_hash)
+            time = ids.shape[1]
+            by_domain = [2 * time, 0, 0, 0] if domains is None else [0, time, time, 0]
+            np.testing.assert_array_equal(at(sums.routing, (name, "1_other", "rest"))["sums"].load_E, by_domain)
