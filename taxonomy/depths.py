@@ -111,7 +111,7 @@ def _put(array: jax.Array, places_BC: jax.Array, added: jax.Array) -> jax.Array:
 
 def _narrowed(context: Context, places_BC: jax.Array) -> Context:
     """What a block is told of the tokens at these places."""
-    of_tokens = ("positions_BT", "segments_BT", "prefix_BT", "types_BT")
+    of_tokens = ("positions_BT", "segments_BT", "prefix_BT", "types_BT", "tokens_BT")
     taken = {name: _taken(getattr(context, name), places_BC) for name in of_tokens if getattr(context, name) is not None}
     return context.replace(**taken, reach=context.reach or context.positions_BT.shape[1])
 

@@ -42,8 +42,8 @@ class Transformer(nn.Module):
 
     Arrays: tokens (B, T) integers; positions, segments and prefix (B, T), see `Context`. `inputs` (B, S) and their coordinates are
     what the encoder beside a decoder reads; `tokens` are what the decoder, or the only stack, reads. `order` (B, T): a token sees
-    those of its own and of lower order, and one of order above 0 is predicted from those of strictly lower order. `shared` is the
-    embedding of the model whose generator this one is.
+    those of its own and of lower order, and one of order above 0 is predicted from those of strictly lower order. `domains` (B,)
+    see `Context`. `shared` is the embedding of the model whose generator this one is.
     """
 
     spec: spec.Model
@@ -80,8 +80,8 @@ class Transformer(nn.Module):
     ) -> jax.Array:
         """Float32 logits (B, T, V). With `cache_length`, keys and values are kept in the mutable collection "cache".
 
-        `others`: prefix, types, order, inputs, input_positions, input_segments. Inputs may be left out once a cache has what they
-        gave.
+        `others`: prefix, types, order, domains, inputs, input_positions, input_segments. Inputs may be left out once a cache has
+        what they gave.
         """
         x_BTD, context = self._features(tokens, positions, segments, train, cache_length, **others)
         if self.is_initializing():
@@ -145,7 +145,8 @@ class Transformer(nn.Module):
         *_, last = self.spec.stacks
         e_BTD, context = self._embedded(last, tokens, context)
         for depth in range(1, len(self.spec.ahead) + 1):
-            x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, later(e_BTD, depth), context)
+            read = context.replace(tokens_BT=later(tokens, depth))
+            x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, later(e_BTD, depth), read)
             yield x_BTD
 
     def _projected(self, x: jax.Array) -> tuple[jax.Array, cross_entropy.Projection]:
@@ -164,19 +165,22 @@ class Transformer(nn.Module):
         input_segments=None,
         types=None,
         order=None,
+        domains=None,
     ) -> tuple[jax.Array, Context]:
         """What the head reads, and the context of the tokens."""
-        common = {"train": train, "attention": self.execution.attention, "experts": self.execution.experts}
+        execution = {"attention": self.execution.attention, "experts": self.execution.experts}
+        common = {"domains_B": domains, "train": train, **execution}
         *_, last = self.spec.stacks
         memory = None
         if len(self.spec.stacks) > 1 and inputs is not None:
-            context = Context(self._places(inputs, input_positions), input_segments, **common)
+            context = Context(self._places(inputs, input_positions), input_segments, tokens_BT=inputs, **common)
             x_BSD = self._through("encoder", inputs, context)
             x_BSD = x_BSD if self.spec.encoder_norm is None else self.encoder_norm(x_BSD)
             memory = Memory(x_BSD, context.positions_BT, input_segments)
         elif (inputs is not None) != (len(self.spec.stacks) > 1) and not (cache_length and inputs is None):
             raise UserError(f"inputs: {'required by' if inputs is None else 'not read by'} a model that is {self.spec.structure}")
-        context = Context(self._places(tokens, positions), segments, prefix, types, memory, cache_length=cache_length, **common)
+        places = self._places(tokens, positions)
+        context = Context(places, segments, prefix, types, memory, tokens, cache_length=cache_length, **common)
         # Asked for in any case, so that it is among the parameters whatever they are made with.
         vector_11D = self.query() if self.spec.ordered else None
         if order is None:

@@ -85,14 +85,17 @@ Sublayer = Annotated[Component, SUBLAYER_KINDS]
 # Modules that define components, imported on first use so that `import taxonomy` stays quick.
 _MODULES = (
     "taxonomy.layers.attention",
+    "taxonomy.layers.balanced_routers",
     "taxonomy.layers.embeddings",
     "taxonomy.layers.experts",
     "taxonomy.layers.feedforward",
+    "taxonomy.layers.fixed_routers",
     "taxonomy.layers.heads",
     "taxonomy.layers.initializers",
     "taxonomy.layers.latent_attention",
     "taxonomy.layers.norms",
     "taxonomy.layers.positions",
+    "taxonomy.layers.random_routers",
     "taxonomy.layers.relative",
     "taxonomy.layers.rotary",
     "taxonomy.layers.routers",

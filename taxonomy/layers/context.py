@@ -28,6 +28,8 @@ class Context:
     types_BT: which part of the input a token belongs to, such as the first or second sentence; None when there is one part.
     memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
     lent: keys and values of an earlier layer that lends them, or None. lend: what a sublayer lends its own with.
+    tokens_BT: ids of the tokens; None where a layer must not see them.
+    domains_B: the number of the dataset of a mixture that a row is from; None for the first one.
     relative_NH: the table of relative positions that a stack's layers share, or None.
     ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
         Rows are then those of two streams, see `streams`.
@@ -44,6 +46,8 @@ class Context:
     types_BT: jax.Array | None = None
     memory: Memory | None = None
     lent: Keys | None = None
+    tokens_BT: jax.Array | None = None
+    domains_B: jax.Array | None = None
     relative_NH: jax.Array | None = None
     ranks_BT: jax.Array | None = None
     query_11D: jax.Array | None = None

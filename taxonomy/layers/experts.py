@@ -1,5 +1,6 @@
 """A feed-forward of which every token uses a few parts: mixture of experts."""
 
+import fractions
 import math
 from typing import Literal
 
@@ -78,7 +79,8 @@ class MixtureOfExperts(nn.Module):
         factor = self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
         if factor is None:
             return self.slots
-        return min(time, math.ceil(time * self.top_k / self.experts * factor))
+        # Exactly: 10 tokens times 1.1 are 11 slots, but more than 11 in floating point.
+        return min(time, math.ceil(time * self.top_k * fractions.Fraction(str(factor)) / self.experts))
 
     def _sow(self, routed: Routed, layout: Layout) -> None:
         load_E = load(routed.assignments, self.experts).sum(0)

@@ -26,28 +26,40 @@ class Routed:
 
 
 class Router(nn.Module, kw_only=True):
-    """Scores every expert for every token, in float32; subclasses choose. Losses are means over the tokens of a row.
+    """Sends every token of a row to some of the experts, `top_k` of them on average."""
 
-    bias: of the scores. jitter: while training the router's inputs are multiplied by numbers from 1 - jitter to 1 + jitter (Fedus
-    et al. 2021, arXiv:2101.03961, section 2.2). balance: weighs E sum_e f_e P_e, f the share of assignments and P the mean
-    probability (the same, eqs. 4 to 6). z: weighs the square of the scores' log-sum-exp (Zoph et al. 2022, arXiv:2202.08906, eq.
-    5).
-    """
-
-    initializer: Init
     experts: int = formula("experts")
     top_k: int = formula("top_k")
-    bias: bool = False
-    jitter: float = 0.0
-    balance: float = 0.0
-    z: float = 0.0
 
     bias_rate = None
-    causal = True  # what a token is assigned depends on no later one
+    labelled = False  # every dataset of a mixture has an expert
+    causal = True  # what a token is assigned depends on no other one
 
     def check(self) -> None:
         if not 1 <= self.top_k <= self.experts:
             raise ValueError(f"top_k={self.top_k} must be from 1 to experts={self.experts}")
+
+    def check_top_k(self, only: int) -> None:
+        """Refuses any other number of experts for a token."""
+        if self.top_k != only:
+            raise ValueError(f"top_k={self.top_k} must be {only}")
+
+
+class Scoring(Router, kw_only=True):
+    """Scores every expert for every token, in float32; subclasses choose.
+
+    bias: of the scores. jitter: while training the router's inputs are multiplied by numbers from 1 - jitter to 1 + jitter (Fedus
+    et al. 2021, arXiv:2101.03961, section 2.2). z: weighs the square of the scores' log-sum-exp, a loss (Zoph et al. 2022,
+    arXiv:2202.08906, eq. 5). Losses are means over the tokens of a row.
+    """
+
+    initializer: Init
+    bias: bool = False
+    jitter: float = 0.0
+    z: float = 0.0
+
+    def check(self) -> None:
+        super().check()
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter={self.jitter} must be from 0 to below 1")
 
@@ -57,23 +69,38 @@ class Router(nn.Module, kw_only=True):
         if self.jitter and context.train:
             key = self.make_rng("dropout")
             x_BTD = x_BTD * jax.random.uniform(key, x_BTD.shape, minval=1 - self.jitter, maxval=1 + self.jitter)
-        kernel = declare(self, "kernel", (x_BTD.shape[-1], self.experts), ("embed", None), "router", self.initializer)
-        scores_BTE = jnp.einsum("btd,de->bte", x_BTD, kernel, precision=jax.lax.Precision.HIGHEST)
+        scores_BTE = self.projected(x_BTD, "kernel")
         if self.bias:
             scores_BTE = scores_BTE + declare(self, "bias_E", (self.experts,), (None,), "bias")
         return scores_BTE
 
+    def projected(self, x_BTD: jax.Array, name: str) -> jax.Array:
+        """A number for every expert by a matrix of that name."""
+        kernel = declare(self, name, (x_BTD.shape[-1], self.experts), ("embed", None), "router", self.initializer)
+        return jnp.einsum("btd,de->bte", x_BTD, kernel, precision=jax.lax.Precision.HIGHEST)
+
+    def z_loss(self, scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
+        """(B,)."""
+        if not self.z:
+            return jnp.zeros(scores_BTE.shape[0], jnp.float32)
+        return self.z * mean_of_row(jax.nn.logsumexp(scores_BTE, -1) ** 2, live_BT)
+
+
+class TokenChoice(Scoring, kw_only=True):
+    """Tokens choose experts, which may be chosen by any number of them.
+
+    balance: weighs E sum_e f_e P_e, a loss, f the share of assignments and P the mean probability (Fedus et al. 2021,
+    arXiv:2101.03961, eqs. 4 to 6).
+    """
+
+    balance: float = 0.0
+
     def losses(self, scores_BTE: jax.Array, probabilities_BTE: jax.Array, load_BE: jax.Array, live_BT: jax.Array) -> jax.Array:
         """Balance and z, (B,). load_BE: assignments to each expert."""
-        tokens_B = jnp.maximum(live_BT.sum(1), 1)
-        loss_B = jnp.zeros(scores_BTE.shape[0], jnp.float32)
+        loss_B = self.z_loss(scores_BTE, live_BT)
         if self.balance:
             share_BE = load_BE / jnp.maximum(load_BE.sum(1, keepdims=True), 1)
-            mean_BE = jnp.where(live_BT[..., None], probabilities_BTE, 0.0).sum(1) / tokens_B[:, None]
-            loss_B += self.balance * self.experts * jnp.sum(share_BE * mean_BE, 1)
-        if self.z:
-            log_z_BT = jax.nn.logsumexp(scores_BTE, -1)
-            loss_B += self.z * jnp.sum(jnp.where(live_BT, log_z_BT**2, 0.0), 1) / tokens_B
+            loss_B += self.balance * self.experts * jnp.sum(share_BE * mean_of_row(probabilities_BTE, live_BT), 1)
         return loss_B
 
 
@@ -83,13 +110,24 @@ def real(context: Context) -> jax.Array:
     return live_BT if context.segments_BT is None else live_BT & (context.segments_BT > 0)
 
 
+def mean_of_row(a: jax.Array, live_BT: jax.Array) -> jax.Array:
+    """The mean of a (B, T, ...) over the live tokens of a row, (B, ...)."""
+    live = live_BT.reshape(*live_BT.shape, *(1,) * (a.ndim - 2))
+    return jnp.where(live, a, 0.0).sum(1) / jnp.maximum(live.sum(1), 1)
+
+
+def totals(assignments: Assignments, values_BA: jax.Array, experts: int) -> jax.Array:
+    """The sum over the live assignments of every row to each expert, float32 (B, E)."""
+    add = lambda experts_A, values_A: jnp.zeros(experts).at[experts_A].add(values_A)  # noqa: E731
+    return jax.vmap(add)(assignments.experts_BA, jnp.where(assignments.live_BA, values_BA, 0.0))
+
+
 def load(assignments: Assignments, experts: int) -> jax.Array:
-    """Live assignments of every row to each expert, float32 (B, E)."""
-    count = lambda experts_A, live_A: jnp.zeros(experts).at[experts_A].add(live_A.astype(jnp.float32))  # noqa: E731
-    return jax.vmap(count)(assignments.experts_BA, assignments.live_BA)
+    """How many live assignments of every row go to each expert, float32 (B, E)."""
+    return totals(assignments, jnp.ones_like(assignments.weights_BA), experts)
 
 
-class TopK(Router, kw_only=True):
+class TopK(TokenChoice, kw_only=True):
     """The top_k experts of highest affinity, weighted by it; subclasses make affinities of scores.
 
     renormalize: the weights of a token sum to one, before `scale`. groups: experts are in so many groups of neighbours, and a token
@@ -105,6 +143,8 @@ class TopK(Router, kw_only=True):
     group_limit: int = 1
     group_best: int = 1
     bias_rate: float | None = None
+
+    learns_apart = ("selection_bias",)  # has no gradient
 
     def check(self) -> None:
         super().check()

@@ -31,13 +31,13 @@ class QueryVector(nn.Module):
 
 
 def begin(context: Context, order_BT: jax.Array, vector_11D: jax.Array) -> Context:
-    """The context of both streams (2B, T), from that of the tokens."""
+    """The context of both streams (2B, T), from that of the tokens, which the query stream must not know."""
     of_rows = {
         name: both(getattr(context, name))
-        for name in ("positions_BT", "segments_BT", "prefix_BT", "types_BT")
+        for name in ("positions_BT", "segments_BT", "prefix_BT", "types_BT", "domains_B")
         if getattr(context, name) is not None
     }
-    return context.replace(**of_rows, ranks_BT=_interleaved(2 * order_BT, 2 * order_BT - 1), query_11D=vector_11D)
+    return context.replace(**of_rows, tokens_BT=None, ranks_BT=_interleaved(2 * order_BT, 2 * order_BT - 1), query_11D=vector_11D)
 
 
 def with_queries(x_BTD: jax.Array, context: Context) -> jax.Array:

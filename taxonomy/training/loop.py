@@ -91,7 +91,7 @@ def make_trainer(plan: Plan) -> Trainer:
     train = plan.config.train
     module = model_lib.build(plan.model, **dataclasses.asdict(plan.execution))
     mesh = sharding.make_mesh(plan.config.mesh)
-    return Trainer(module, plan.optimizer, mesh, train.clip, plan.loss, plan.parts.count, train.ahead)
+    return Trainer(module, plan.optimizer, mesh, train.clip, plan.loss, plan.parts.shape, train.ahead)
 
 
 def make_examples(plan: Plan, prepared):

@@ -116,7 +116,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         optimizer=registry.create("optimizer", train.optimizer, "config.train.optimizer"),
         schedule=registry.create("schedule", train.schedule, "config.train.schedule"),
         objective=_objective(train.objective, parsed),
-        source=_source(config),
+        source=_source(config, parsed),
         loss=registry.create("loss", train.loss, "config.train.loss"),
         context=context,
         batches=batches,
@@ -142,10 +142,14 @@ def _objective(sentence: str, parsed: spec.Model) -> Objective:
     return objective
 
 
-def _source(config: ml_collections.ConfigDict) -> Any:
+def _source(config: ml_collections.ConfigDict, parsed: spec.Model) -> Any:
     source = registry.create("source", config.data.source, "config.data.source")
     if config.report.compressors and isinstance(source, Mixture):
         raise UserError("config.report.compressors: they compress one dataset, but config.data.source is a mixture")
+    datasets = len(source.labels) if isinstance(source, Mixture) else 1
+    for part in parsed.components():
+        if getattr(registry.find((part.kind,), part.name).factory, "labelled", False) and datasets > part["experts"]:
+            raise UserError(f"config.data.source: {datasets} datasets, but the router {part.name} has {part['experts']} experts")
     return source
 
 

@@ -1,6 +1,7 @@
 """The training step: a pure function from (state, batch, learning rate) to (state, metrics), compiled once per batch shape."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,10 +44,10 @@ class Trainer:
         mesh: Mesh,
         clip: float | None = 1.0,
         loss: Loss = PLAIN,
-        parts: int = 1,
+        parts: tuple[int, int] = (1, 1),
         ahead: float | None = None,
     ):
-        """`parts`: how many there are of what a row's `part` in a batch says; sums are apart for each.
+        """`parts`: how many datasets and objectives there are, see `Parts`; sums are apart for each of what `part` says.
 
         `ahead`: what the loss of modules that predict further ahead counts, where there are any.
         """
@@ -130,12 +131,14 @@ class Trainer:
     def _sums(self, params: Any, batch: Batch, rngs: dict[str, jax.Array] | None = None) -> Sums:
         train, loss = rngs is not None, PLAIN if rngs is None else self.loss
         read = {name: array for name, array in batch.items() if name != "part"}
+        if "part" in batch:
+            read["domains"] = batch["part"] // self.parts[1]
         # Layers with experts add what they report, and losses of their own.
         arguments = dict(read, **self.options, train=train, loss=loss, rngs=rngs, method="loss", mutable=["routing"])
         sums, _ = self.model.apply({"params": params}, **arguments)
         part_B = batch.get("part", jnp.zeros(sums.weight.shape, jnp.int32))
         # A comparison instead of a scatter: every device adds up its own rows first.
-        of_BP = part_B[:, None] == jnp.arange(self.parts)
+        of_BP = part_B[:, None] == jnp.arange(math.prod(self.parts))
         return sums.collected(lambda rows_B: jnp.where(of_BP, rows_B[:, None], 0.0).sum(0))
 
     def _train(self, state: TrainState, batch: Batch, learning_rate: jax.Array, microbatches: int) -> tuple[TrainState, dict]:

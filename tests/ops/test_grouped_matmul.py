@@ -1,4 +1,4 @@
-"""Rows times their expert's matrix, and tokens to slots and back, against plain forms."""
+"""Rows times their expert's matrix in all layouts of rows, and tokens to slots and back, against plain forms."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,19 @@ from taxonomy.ops.grouped_matmul import Groups
 BLOCKS, BLOCK, INPUTS, OUTPUTS, EXPERTS = 7, 4, 6, 5, 4
 # Expert 1 has no block, and the last two are in use by nobody.
 OF, USED = jnp.array([0, 0, 2, 3, 3, 3, 3]), jnp.array([5])
+GENERATOR = np.random.default_rng(0)
+KERNEL = jnp.asarray(GENERATOR.standard_normal((EXPERTS, INPUTS, OUTPUTS)).astype(np.float32))
+BIAS = jnp.asarray(GENERATOR.standard_normal((EXPERTS, OUTPUTS)).astype(np.float32))
+# The shape of rows, how they are grouped, and the expert of each row; -1 is nobody.
+LAYOUTS = {
+    "slots": ((EXPERTS, 3), Groups(EXPERTS), np.repeat(np.arange(EXPERTS), 3)),
+    "blocks": (
+        (5, 2),
+        Groups(EXPERTS, of_G=jnp.array([0, 2, 2, 3, 3]), used_1=jnp.array([5]), block=2),
+        np.repeat([0, 2, 2, 3, 3], 2),
+    ),
+    "ragged": ((9,), Groups(EXPERTS, sizes_E=jnp.array([3, 0, 4, 0])), np.array([0, 0, 0, 2, 2, 2, 2, -1, -1])),
+}
 
 
 def random(*shape, seed=0):
@@ -66,3 +79,36 @@ def test_tokens_go_to_slots_and_back(choices, weigh):
 
 def gradient(function):
     return jax.grad(lambda *inputs: sum(jnp.sin(a).sum() for a in function(*inputs)), argnums=(0, 1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_row_meets_its_expert(layout):
+    """Values and gradients."""
+    shape, groups, experts_N = LAYOUTS[layout]
+    x = GENERATOR.standard_normal((*shape, INPUTS)).astype(np.float32)
+    real = (experts_N >= 0).reshape(shape)
+
+    def layer(x, kernel, bias):
+        y = grouped_matmul.add(grouped_matmul.multiply(x, kernel, groups, ("embed", "mlp")), bias, groups, "mlp")
+        return jnp.where(real[..., None], y, 0.0)
+
+    def loop(x, kernel, bias):
+        rows = zip(x.reshape(-1, INPUTS), experts_N, strict=True)
+        y = [row @ kernel[e] + bias[e] if e >= 0 else jnp.zeros(OUTPUTS) for row, e in rows]
+        return jnp.stack(y).reshape(*shape, OUTPUTS)
+
+    of = lambda function: jax.jit(jax.value_and_grad(lambda *a: jnp.sin(function(*a)).sum(), argnums=(0, 1, 2)))  # noqa: E731
+    x = jnp.asarray(x)
+    found, expected = of(layer)(x, KERNEL, BIAS), of(loop)(x, KERNEL, BIAS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    np.testing.assert_allclose(layer(x, KERNEL, BIAS), loop(x, KERNEL, BIAS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_keep_the_dtype_of_rows(layout):
+    shape, groups, _ = LAYOUTS[layout]
+    x = jnp.ones((*shape, INPUTS), jnp.bfloat16)
+    y = grouped_matmul.add(
+        grouped_matmul.multiply(x, jnp.asarray(KERNEL), groups, ("embed", "mlp")), jnp.asarray(BIAS), groups, "mlp"
+    )
+    assert (y.shape, y.dtype) == ((*shape, OUTPUTS), jnp.bfloat16)

@@ -205,6 +205,50 @@ def test_cache_bytes_are_those_of_the_cache(family, tiny):
         assert accounting.count(one.spec, context).kv_cache_bytes == cache_bytes(context)
 
 
+SPARSE = dict(
+    vocab=40,
+    d_model=16,
+    context=TIME,
+    norm="rmsnorm(eps=1e-6)",
+    position="none",
+    attention="mha(heads=2)",
+    mlp="swiglu(d_ff=20)",
+    moe="moe(experts=8, top_k=2, router=softmax, expert=swiglu(d_ff=12), shared=swiglu(d_ff=10), capacity=1.0)",
+    blocks=dict(dense="pre(attention, mlp)", sparse="pre(attention, moe)"),
+    decoder="dense + 2*sparse",
+    head="untied",
+    initializer="normal(std=0.02)",
+)
+
+
+def test_a_token_goes_through_a_part_of_the_experts():
+    """Parameters by hand; FLOPs of a program in which every expert has as many slots as it has tokens on average."""
+    parsed = spec.model(SPARSE)
+    costs = accounting.count(parsed)
+    attention, norms, expert = 4 * 16 * 16, 2 * 16, 3 * 16 * 12
+    dense, sparse = attention + norms + 3 * 16 * 20, attention + norms + 16 * 8 + 3 * 16 * 10
+    assert costs.active_parameters == dense + 2 * (sparse + 2 * expert) + 2 * 40 * 16 + 16
+    assert costs.parameters == costs.active_parameters + 2 * 6 * expert
+    model = model_lib.build(parsed, attention="reference")
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
+    expected = BATCH * TIME * accounting.forward_flops_per_token(parsed, TIME, masked=False)
+    assert traced(apply(model), params, tokens()) == expected
+    loss = lambda params, tokens: model.apply({"params": params}, tokens, tokens, method="loss").loss  # noqa: E731
+    assert traced(jax.grad(loss), params, tokens()) == 3 * expected
+
+
+def test_experts_of_an_encoder_see_its_tokens():
+    """Which are more than those of the decoder beside it."""
+    decoder = {"cross": "mha(heads=2, source='encoder', mask=full)", "blocks": {**SPARSE["blocks"], "last": "pre(cross, moe)"}}
+    parsed = spec.model({**SPARSE, **decoder, "inputs": 2 * TIME, "encoder": "2*sparse", "decoder": "dense + last"})
+    model = model_lib.build(parsed, attention="reference")
+    both = tokens(time=2 * TIME), tokens()
+    params = jax.eval_shape(model.init, jax.random.key(0), *both)["params"]
+    forward = lambda params, inputs, tokens: model.apply({"params": params}, inputs, tokens)  # noqa: E731
+    expected = BATCH * TIME * accounting.forward_flops_per_token(parsed, TIME, masked=False)
+    assert traced(forward, params, *both) == expected
+
+
 def test_a_tied_head_is_counted_once():
     tied = accounting.count(config_lib.load_config("gpt2:tiny").model)
     untied = accounting.count(config_lib.load_config("gpt2:tiny,model.head=untied").model)

@@ -244,17 +244,27 @@ def test_the_datasets_of_a_mixture_are_reported_apart_and_together(config, tmp_p
     texts = [one.format(tmp_path, name) for name in ("easy", "hard")]
     source = f"mixture({', '.join(texts)}, weights=(3, 1))"
     changes = {"train__steps": 4, "evaluation__every": "4 steps", "evaluation__max_tokens": 1e6}
+    changes["model__mlp"] = "moe(experts=3, top_k=1, router=domain, expert=swiglu(d_ff=32), capacity=2.5)"
     run = loop.train(config(data__source=source, **changes), tmp_path / "run")
     names = run.plan.parts.datasets
     assert names == tuple(f"text(glob={f'{tmp_path}/{name}.txt'!r})" for name in ("easy", "hard"))
     assert f"75.0% {names[0]}, gone through" in capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(f"loss/{name}" in lines[0] for name in names)
+    # Every dataset has an expert, the first one three times as many rows as the second: what is watched is in the log.
+    easy, hard, nobody = lines[0]["expert_load"]
+    assert nobody == 0 and easy > hard > 0 and easy + hard == pytest.approx(3)
+    assert lines[0]["expert_load_max"] == pytest.approx(easy)
+    # A row has room for 2.5 thirds of its tokens, rounded up.
+    assert lines[0]["dropped_fraction"] == pytest.approx(1 - 54 / 64) and lines[0]["router_entropy"] == 0
 
     together = loop.evaluate(run.trainer, run.state.params, run.prepared, run.plan)
     for index, name in enumerate(names):
         plan = make_plan(config(data__source=texts[index], **changes), 8)
-        alone = loop.evaluate(loop.make_trainer(plan), run.state.params, run.prepared.parts[index], plan)
+        # Alone, a dataset's expert is the first one.
+        moved = lambda path, a, index=index: jnp.roll(a, -index, 1) if "'experts'" in jax.tree_util.keystr(path) else a  # noqa: E731
+        params = jax.tree_util.tree_map_with_path(moved, run.state.params)
+        alone = loop.evaluate(loop.make_trainer(plan), params, run.prepared.parts[index], plan)
         for figure in ("loss", "accuracy", "bits_per_byte"):
             assert together[f"{figure}/{name}"] == pytest.approx(alone[figure], rel=1e-5)
         assert lines[-1][f"validation_loss/{name}"] == pytest.approx(alone["loss"], rel=1e-5)

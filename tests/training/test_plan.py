@@ -52,6 +52,13 @@ def test_a_small_batch_of_a_ramp_needs_fewer_parts():
         ({"train__context": -1}, "config.train.context: -1"),
         ({"train__batch_tokens": 0}, "config.train.batch_tokens: must be a multiple of the context 64, got 0"),
         ({"train__batch_tokens": 1000}, "config.train.batch_tokens: must be a multiple of the context 64, got 1000"),
+        (
+            {
+                "data__source": "mixture(text(glob='a'), text(glob='b'), weights=(1, 1))",
+                "model__mlp": "moe(experts=1, top_k=1, router=domain, expert=swiglu(d_ff=8))",
+            },
+            "config.data.source: 2 datasets, but the router domain has 1 experts",
+        ),
         ({"train__steps": None}, "config.train: give either steps or tokens, got steps=None and tokens=None"),
         ({"train__tokens": 1e6}, "config.train: give either steps or tokens, got steps=100 and tokens=1000000.0"),
         ({"train__steps": 0}, "config.train.steps: at least 1 is needed, got 0"),

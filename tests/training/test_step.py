@@ -264,7 +264,7 @@ def test_another_rate_is_no_other_program(batch):
 def test_sums_are_apart_for_each_part(params, batch):
     """Also over microbatches and devices; part 2 of 3 has no row."""
     batch = {**batch, "part": np.array([1, 0, 1, 1], np.int32)}
-    trainer = trainer_of(spec.model(SMALL), SMOOTH, 1.0, mesh="data:2", devices=2, parts=3)
+    trainer = trainer_of(spec.model(SMALL), SMOOTH, 1.0, mesh="data:2", devices=2, parts=(3, 1))
     nll, correct, weight = expected = np.zeros((3, 3))
     for row, part in enumerate(batch["part"]):
         alone = {name: array[row : row + 1] for name, array in batch.items() if name != "part"}

@@ -1,0 +1,50 @@
+"""Tokens to experts so that all experts get as many, by an auction."""
+
+import jax
+import jax.numpy as jnp
+
+from taxonomy.ops.dispatch import ranks
+
+PRECISION = 200  # how often the smallest raise of a price goes into the range of a row's scores
+_ROUNDS = 2000  # a token that has no expert by then, as when scores are not finite, goes to that of its highest score
+
+
+def balanced(scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
+    """The expert of every token, (B, T), such that the sum of scores is as large as it can be.
+
+    In every row no expert gets more than ceil(n / E) of the n live tokens. Tokens without an expert bid for the one they gain most
+    from at its price, which is the lowest bid that it has accepted once it is full (Bertsekas & Castanon 1989, "The auction
+    algorithm for the transportation problem"). The sum is within n / 200 of the range of the row's scores of the largest there is.
+    """
+    return jax.vmap(_row)(scores_BTE.astype(jnp.float32), live_BT)
+
+
+def _row(scores_TE: jax.Array, live_T: jax.Array) -> jax.Array:
+    time, experts = scores_TE.shape
+    if experts == 1:
+        return jnp.zeros(time, jnp.int32)
+    limit = -(-live_T.sum() // experts)
+    least, most = (pick(scores_TE, where=live_T[:, None], initial=0.0) for pick in (jnp.min, jnp.max))
+    raised = jnp.maximum(most - least, 1e-6) / PRECISION
+
+    def unfinished(state):
+        _, accepted_T, _, turn = state
+        return jnp.any(live_T & ~accepted_T) & (turn < _ROUNDS)
+
+    def bid(state):
+        expert_T, accepted_T, bid_T, turn = state
+        # What an expert that is full asks for is its lowest bid.
+        of_expert_TE = accepted_T[:, None] & (expert_T[:, None] == jnp.arange(experts))
+        price_E = jnp.where(of_expert_TE.sum(0) >= limit, jnp.where(of_expert_TE, bid_T[:, None], jnp.inf).min(0), 0.0)
+        gain_TE = scores_TE - price_E
+        (best_T, second_T), wanted_T = jax.lax.top_k(gain_TE, 2)[0].T, gain_TE.argmax(1)
+        expert_T = jnp.where(accepted_T, expert_T, wanted_T)
+        bid_T = jnp.where(accepted_T, bid_T, price_E[wanted_T] + best_T - second_T + raised)
+        order_T = jnp.argsort(jnp.where(live_T, -bid_T, jnp.inf))
+        rank_T, _ = ranks(expert_T[order_T], experts)
+        accepted_T = live_T & jnp.zeros_like(live_T).at[order_T].set(rank_T < limit)
+        return expert_T, accepted_T, bid_T, turn + 1
+
+    start = jnp.zeros(time, jnp.int32), jnp.zeros(time, bool), jnp.zeros(time), 0
+    expert_T, accepted_T, _, _ = jax.lax.while_loop(unfinished, bid, start)
+    return jnp.where(accepted_T, expert_T, scores_TE.argmax(1)).astype(jnp.int32)

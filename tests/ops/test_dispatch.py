@@ -1,0 +1,105 @@
+"""From tokens to slots and back, against loops."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taxonomy.ops import dispatch
+
+ROWS, TIME, EXPERTS, D = 2, 40, 5, 3
+
+
+def uneven(choices: int, time: int = TIME, rows: int = ROWS, seed: int = 0):
+    """Distinct experts of every token, the first one often and the last one never, weights, and a part that is dead."""
+    generator = np.random.default_rng(seed)
+    liking = np.array([3.0, 1.0, 0.5, 0.0, -np.inf])
+    order = np.argsort(-(liking + generator.gumbel(size=(rows, time, EXPERTS))), -1)
+    weights = generator.uniform(0.1, 1, (rows, time, choices)).astype(np.float32)
+    return order[..., :choices], weights, generator.uniform(size=(rows, time, choices)) < 0.8
+
+
+def tokens(rows: int = ROWS, time: int = TIME) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((rows, time, D)).astype(np.float32)
+
+
+def of_expert(layout, assignments) -> np.ndarray:
+    """The expert that computes each slot, as groups say; -1 for nobody."""
+    groups, size = layout.groups, layout.size
+    if groups.sizes_E is not None:
+        sizes = np.asarray(groups.sizes_E)
+        return np.r_[np.repeat(np.arange(EXPERTS), sizes), [-1] * (size - sizes.sum())]
+    each = np.arange(EXPERTS) if groups.of_G is None else np.asarray(groups.of_G)
+    return np.repeat(each, size // each.size)
+
+
+def check(layout, assignments, x, kept) -> None:
+    """Every kept assignment has a slot of its own at its expert, which holds its token; all others none."""
+    rows_RSD, weights_RS = np.asarray(layout.gather(x)), np.asarray(layout.weights())
+    experts_S = of_expert(layout, assignments)
+    y = np.random.default_rng(2).standard_normal(rows_RSD.shape).astype(np.float32)
+    sums = {True: np.zeros_like(x), False: np.zeros_like(x)}
+    for row in range(x.shape[0]):
+        slots = np.asarray(layout.slots_RA[row])
+        assert len(set(slots[kept[row]])) == kept[row].sum() and np.all(slots[~kept[row]] == layout.size)
+        used = np.zeros(layout.size, bool)
+        for a in np.flatnonzero(kept[row]):
+            slot, token = slots[a], int(assignments.tokens_BA[row, a])
+            used[slot] = True
+            assert experts_S[slot] == assignments.experts_BA[row, a]
+            np.testing.assert_array_equal(rows_RSD[row, slot], x[row, token])
+            assert weights_RS[row, slot] == assignments.weights_BA[row, a]
+            sums[True][row, token] += assignments.weights_BA[row, a] * y[row, slot]
+            sums[False][row, token] += y[row, slot]
+        assert not rows_RSD[row, ~used].any() and not weights_RS[row, ~used].any()
+    for weigh, expected in sums.items():
+        np.testing.assert_allclose(layout.scatter(jnp.asarray(y), x.shape[1], weigh), expected, rtol=1e-5, atol=1e-6)
+    assert int(layout.dropped()) == (np.asarray(assignments.live_BA) & ~kept).sum()
+
+
+@pytest.mark.parametrize("choices_first", [False, True])
+@pytest.mark.parametrize("choices", [1, 3])
+@pytest.mark.parametrize("capacity", [1, 7, TIME])
+def test_a_capacity_takes_what_comes_first(choices, choices_first, capacity):
+    experts, weights, live = uneven(choices)
+    assignments = dispatch.by_token(*map(jnp.asarray, (experts, weights, live)), choices_first)
+    kept = np.zeros((ROWS, TIME * choices), bool)
+    for row in range(ROWS):
+        taken, place = [0] * EXPERTS, 0
+        pairs = [(t, c) for c in range(choices) for t in range(TIME)] if choices_first else np.ndindex(TIME, choices)
+        for place, (t, c) in enumerate(pairs):
+            assert (assignments.tokens_BA[row, place], assignments.experts_BA[row, place]) == (t, experts[row, t, c])
+            assert assignments.weights_BA[row, place] == weights[row, t, c]
+            if live[row, t, c] and taken[experts[row, t, c]] < capacity:
+                taken[experts[row, t, c]] += 1
+                kept[row, place] = True
+    layout = dispatch.with_capacity(assignments, EXPERTS, capacity)
+    assert layout.size == EXPERTS * capacity
+    check(layout, assignments, tokens(), kept)
+    assert (layout.dropped() == 0) == (capacity == TIME)
+
+
+@pytest.mark.parametrize("implementation", ["blocks", "ragged"])
+@pytest.mark.parametrize("dead", ["some", "all", "none"])
+def test_without_a_capacity_all_have_a_slot(implementation, dead):
+    """In blocks of which some experts have none and others several; also when assignments come in another order."""
+    experts, weights, live = uneven(2)
+    live = {"some": live, "all": np.zeros_like(live), "none": np.ones_like(live)}[dead]
+    for choices_first in (False, True):
+        many = dispatch.by_token(*map(jnp.asarray, (experts, weights, live)), choices_first)
+        one = many.in_one_row(TIME)
+        layout = dispatch.dropless(one, EXPERTS, implementation)
+        x = tokens().reshape(1, ROWS * TIME, D)
+        check(layout, one, x, np.asarray(one.live_BA))
+        np.testing.assert_array_equal(one.tokens_BA[0, -1] - many.tokens_BA[-1, -1], TIME * (ROWS - 1))
+    if implementation == "blocks" and dead == "some":
+        blocks = np.bincount(np.asarray(layout.groups.of_G)[: -(-layout.size // 8)], minlength=EXPERTS)
+        assert blocks[0] > 1
+
+
+def test_blocks_fit_whatever_the_loads_are():
+    """All to one expert, or to each as few over a whole block as makes the most blocks."""
+    for counts in ([80, 0, 0, 0, 0], [0, 0, 0, 0, 80], [17, 17, 17, 17, 12], [1, 1, 1, 1, 76]):
+        experts = np.repeat(np.arange(EXPERTS), counts)[None, :, None]
+        arrays = jnp.asarray(experts), jnp.ones(experts.shape), jnp.ones(experts.shape, bool)
+        one = dispatch.by_token(*arrays)
+        check(dispatch.dropless(one, EXPERTS, "blocks"), one, tokens(1, 80), np.ones((1, 80), bool))
