@@ -55,6 +55,7 @@ from taxonomy.interop import (
     llama4,
     longformer,
     mistral,
+    mixtral,
     nemotron,
     openai_gpt,
     opt,
@@ -63,6 +64,7 @@ from taxonomy.interop import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_moe,
     roberta,
     smollm3,
     stablelm,
@@ -85,6 +87,8 @@ _TABLES = (
     qwen3,
     smollm3,
     helium,
+    mixtral,
+    qwen3_moe,
     phi3,
     gemma,
     gemma2,
@@ -117,6 +121,7 @@ _TABLES = (
 FAMILIES = {module.FAMILY.model_type: module.FAMILY for module in _TABLES}
 # What tables call the sublayers of each kind; attention to an encoder is cross_attention.
 _SUBLAYERS = {"attention": "attention", "feedforward": "mlp"}
+_ROUTER_LOSSES = ("balance", "z")
 _NO_POSITION = Component("position", "none", ())
 
 
@@ -211,7 +216,10 @@ def write_config(model: spec.Model, model_type: str | None = None) -> tuple[Fami
 
 
 def facts(model: spec.Model) -> dict[str, Any]:
-    """What determines the function a model computes, in one spelling, by place. Initial values do not count."""
+    """What determines the function a model computes, in one spelling, by place.
+
+    Initial values do not count, nor do the weights of routers' losses and how fast their biases move.
+    """
     lengths = ("context",)
     if "encoder" in model.stacks:
         # Where positions have no bound, these are lengths of training: neither stack knows the other's.
@@ -226,7 +234,9 @@ def facts(model: spec.Model) -> dict[str, Any]:
             value = _one_spelling(value)
             found[place] = value.name
             for name, argument in value.arguments:
-                if name != "initializer":
+                if value.kind == "router" and name == "bias_rate":
+                    argument = argument is not None
+                if name != "initializer" and not (value.kind == "router" and name in _ROUTER_LOSSES):
                     add(f"{place}.{name}", argument)
         else:
             found[place] = value

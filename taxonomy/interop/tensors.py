@@ -11,6 +11,7 @@ Rows = tuple[Row, ...]
 LAYER = "decoder/{layer}"
 ATTENTION = f"{LAYER}/attention"
 _PARTS = ("query", "key", "value")
+GATED = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 _FUSED = tuple(f"{ATTENTION}/{part}" for part in _PARTS)
 
 
@@ -51,17 +52,26 @@ def qk_norm(theirs: str, query: str = "q_norm", key: str = "k_norm") -> Rows:
     return norm(f"{theirs}.{query}", f"{ATTENTION}/query_norm") + norm(f"{theirs}.{key}", f"{ATTENTION}/key_norm")
 
 
-def mlp(theirs: str, pattern: str = "o i -> i o", **names: str) -> Rows:
-    """A feed-forward: `up`, `down` and maybe `gate` are their names of ours."""
+def mlp(theirs: str, pattern: str = "o i -> i o", inside: str = "", **names: str) -> Rows:
+    """A feed-forward, or one `inside` it: `up`, `down` and maybe `gate` are their names of ours."""
     rows = ()
     for ours, name in names.items():
-        rows += linear(f"{theirs}.{name}", f"{LAYER}/mlp/{ours}", pattern)
+        rows += linear(f"{theirs}.{name}", f"{LAYER}/mlp/{inside}{ours}", pattern)
     return rows
 
 
-def gated_mlp(theirs: str) -> Rows:
+def gated_mlp(theirs: str, inside: str = "") -> Rows:
     """The usual names of a gated feed-forward."""
-    return mlp(theirs, gate="gate_proj", up="up_proj", down="down_proj")
+    return mlp(theirs, inside=inside, **GATED)
+
+
+def experts(theirs: str, router: str = "gate", **names: str) -> Rows:
+    """A router and experts, one tensor for each of them: `up`, `down` and maybe `gate` are their names of ours."""
+    ours = f"{LAYER}/mlp"
+    rows = (Row(f"{theirs}.{router}.weight", f"{ours}/router/kernel", "e d -> d e"),)
+    for part, name in names.items():
+        rows += (Row(f"{theirs}.experts.{{e}}.{name}.weight", f"{ours}/experts/{part}", "e o i -> e i o"),)
+    return rows
 
 
 def in_encoder(rows: Rows) -> Rows:
