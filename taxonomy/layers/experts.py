@@ -77,7 +77,7 @@ class MixtureOfExperts(nn.Module):
     def _slots(self, time: int, train: bool) -> int | None:
         factor = self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
         if factor is None:
-            return self.slots
+            return None if self.slots is None else min(time, self.slots)
         return min(time, math.ceil(time * self.top_k / self.experts * factor))
 
     def _sow(self, routed: Routed, layout: Layout) -> None:

@@ -179,8 +179,10 @@ def _matrix_flops(model: spec.Model, masked: bool, streams: int = 1) -> float:
         sizes[declared.role] += declared.value.size * (ratio if of_inputs else 1) * (streams if of_streams else 1) * share
     # Without a projection of its own the head uses the token table.
     head = 0 if sizes["output"] else spec.vectors(model.embedding)["width"] * model.vocab
-    parts = _parts(model, "idle_elements", 1 if masked else 0)
-    idle = sum(layers * registry.instantiate(part).idle_elements(model.d_model) for _, layers, part in parts)
+    idle = sum(
+        layers * registry.instantiate(part).idle_elements(model.d_model) * (ratio if name == "encoder" else 1)
+        for name, layers, part in _parts(model, "idle_elements", 1 if masked else 0)
+    )
     return 2 * (sum(sizes[role] for role in MATRIX_ROLES) + head - idle)
 
 
