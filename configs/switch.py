@@ -13,7 +13,7 @@ SIZES = {  # layers of each stack, d_model, heads, feed-forward, its width, expe
     "xxl-128-released": (24, 4096, 64, PAPER, 10240, 128, (1.25, 4.0), 395e9),
     "c-2048-released": (15, 2080, 30, RELEASED, 6144, 2048, (1.0, 2.0), 1.6e12),
     "quickstart": (4, 192, 6, RELEASED, 512, 8, (1.25, 2.0), None),
-    "tiny": (2, 64, 4, RELEASED, 96, 4, None, None),
+    "tiny": (4, 64, 4, RELEASED, 96, 4, None, None),
 }
 TIED = ("base-128-released", "large-128-released", "quickstart", "tiny")
 LENGTHS = {"tiny": (512, 32, 64), "quickstart": (4096, 58, 256)}  # vocabulary, context, inputs; published for the others

@@ -69,6 +69,7 @@ from taxonomy.interop import (
     smollm3,
     stablelm,
     starcoder2,
+    switch_transformers,
     t5,
     xlnet,
 )
@@ -111,6 +112,7 @@ _TABLES = (
     gpt_oss,
     llama4,
     t5,
+    switch_transformers,
     bart,
     bert,
     roberta,
@@ -170,7 +172,9 @@ def to_hf(
         "pad_token_id": None,
         **values,
     }
-    files.write(directory, values, empty(links, leaves), dtype, shard_bytes)
+    doubles = family.doubles(values)
+    tensors = (double for tensor in empty(links, leaves) for double in _doubled(tensor, doubles))
+    files.write(directory, values, tensors, dtype, shard_bytes)
 
 
 def read_config(
@@ -452,6 +456,14 @@ def empty(links: list[Link], leaves: Mapping[str, Any]) -> Iterator[files.Tensor
     for number, one in enumerate(links):
         for i, name in enumerate(one.names):
             yield name, one.shape, lambda number=number, i=i: tensors(number)[i]
+
+
+def _doubled(tensor: files.Tensor, doubles: Mapping[str, str]) -> Iterator[files.Tensor]:
+    """A tensor under its name, and under those that stand for it."""
+    yield tensor
+    for name, of in doubles.items():
+        if of == tensor[0]:
+            yield name, *tensor[1:]
 
 
 def _leaves(params: Mapping[str, Any], model: spec.Model, shapes: Mapping[str, Shape]) -> dict[str, Any]:
