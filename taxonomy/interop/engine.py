@@ -57,6 +57,7 @@ from taxonomy.interop import (
     llama4,
     longformer,
     mistral,
+    mixtral,
     nemotron,
     openai_gpt,
     opt,
@@ -65,10 +66,12 @@ from taxonomy.interop import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_moe,
     roberta,
     smollm3,
     stablelm,
     starcoder2,
+    switch_transformers,
     t5,
     xlnet,
 )
@@ -89,6 +92,8 @@ _TABLES = (
     helium,
     deepseek_v2,
     deepseek_v3,
+    mixtral,
+    qwen3_moe,
     phi3,
     gemma,
     gemma2,
@@ -111,6 +116,7 @@ _TABLES = (
     gpt_oss,
     llama4,
     t5,
+    switch_transformers,
     bart,
     bert,
     roberta,
@@ -170,7 +176,9 @@ def to_hf(
         "pad_token_id": None,
         **values,
     }
-    files.write(directory, values, empty(links, leaves), dtype, shard_bytes)
+    doubles = family.doubles(values)
+    tensors = (double for tensor in empty(links, leaves) for double in _doubled(tensor, doubles))
+    files.write(directory, values, tensors, dtype, shard_bytes)
 
 
 def read_config(
@@ -454,6 +462,14 @@ def empty(links: list[Link], leaves: Mapping[str, Any]) -> Iterator[files.Tensor
     for number, one in enumerate(links):
         for i, name in enumerate(one.names):
             yield name, one.shape, lambda number=number, i=i: tensors(number)[i]
+
+
+def _doubled(tensor: files.Tensor, doubles: Mapping[str, str]) -> Iterator[files.Tensor]:
+    """A tensor under its name, and under those that stand for it."""
+    yield tensor
+    for name, of in doubles.items():
+        if of == tensor[0]:
+            yield name, *tensor[1:]
 
 
 def _leaves(params: Mapping[str, Any], model: spec.Model, shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class Family:
     prefix: what the names of its base model begin with; checkpoints of the base model alone lack it.
     section, hf_config: their config.json -> our `model` section, and the parsed model -> their config.json.
     rows: see `rows`. buffers: tensors that play no part in the model, in the language of rows; zeros: those that may only be zero.
-    tied: tensors that may be stored although they are another one.
+    tied: tensors that may be stored although they are another one. doubles: those of them that are written all the same, as their
+        class wants them where config.json says so.
     earlier: endings of names in old files, and those of today.
     inert, fixed: more fields of config.json, as above.
     """
@@ -84,6 +85,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    doubles: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda values: {}
     earlier: Mapping[str, str] = dataclasses.field(default_factory=dict)
     inert: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)

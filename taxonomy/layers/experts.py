@@ -78,7 +78,7 @@ class MixtureOfExperts(nn.Module):
     def _slots(self, time: int, train: bool) -> int | None:
         factor = self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
         if factor is None:
-            return self.slots
+            return None if self.slots is None else min(time, self.slots)
         # Exactly: 10 tokens times 1.1 are 11 slots, but more than 11 in floating point.
         return min(time, math.ceil(time * self.top_k * fractions.Fraction(str(factor)) / self.experts))
 

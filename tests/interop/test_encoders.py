@@ -12,7 +12,7 @@ from taxonomy.errors import UserError
 from taxonomy.interop import engine
 from taxonomy.model import nets
 
-PAGES = ("bart", "bert", "electra", "longformer", "roberta", "t5", "t5_1_1", "xlnet")
+PAGES = ("bart", "bert", "electra", "longformer", "roberta", "switch", "t5", "t5_1_1", "xlnet")
 
 
 @pytest.fixture

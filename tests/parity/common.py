@@ -137,7 +137,8 @@ class SparseParity(Parity):
 
 def figures(pair: Pair) -> dict[str, Any]:
     """What our layers with experts report."""
-    _, found = pair.model.apply({"params": pair.params}, tokens=pair.tokens, **pair.others, mutable=["routing"])
+    read = dict(tokens=pair.tokens, **pair.others)
+    _, found = jax.jit(lambda params: pair.model.apply({"params": params}, **read, mutable=["routing"]))(pair.params)
     return routing.figures(found["routing"], 1.0)
 
 
