@@ -101,12 +101,14 @@ def _repeated(tree: Any, copies: int) -> Any:
     return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), tree)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def unrolled(program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a step reads, from parameters in the scanned layout."""
+    """What a step reads, from parameters in the scanned layout; what is not changed is not copied."""
+    params = {name: value for name, value in params.items() if not name.startswith("encoder")}
     params = cast(params, program.model, program.dtype)
-    rest = {name: value for name, value in params.items() if not name.startswith("encoder")}
-    return {**rest, "decoder": stack.unstack(params["decoder"], program.model.decoder)}
+    return {**params, "decoder": _unstacked(params["decoder"], program.model.decoder)}
+
+
+_unstacked = jax.jit(stack.unstack, static_argnums=1)
 
 
 def cast(params: Mapping[str, Any], model_spec: spec.Model, dtype: str) -> dict[str, Any]:
@@ -116,9 +118,10 @@ def cast(params: Mapping[str, Any], model_spec: spec.Model, dtype: str) -> dict[
     declared = jax.eval_shape(lambda: module.init(jax.random.key(0), **model_lib.blank(model_spec)))["params"]
 
     def one(declaration: Declared, value: jax.Array) -> jax.Array:
-        return value.astype(dtype) if declaration.role in roles else value
+        return jnp.asarray(value, dtype if declaration.role in roles else None)
 
-    return jax.tree.map(one, declared, params, is_leaf=lambda leaf: isinstance(leaf, Declared))
+    declared = {name: declared[name] for name in params}
+    return jax.tree.map(one, declared, dict(params), is_leaf=lambda leaf: isinstance(leaf, Declared))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
