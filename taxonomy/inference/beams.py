@@ -88,7 +88,7 @@ def search(
         raise UserError(f"early_stopping: must be True, False or 'never', got {early_stopping!r}")
     if not prompts:
         return []
-    params = steps.scanned(params, model_spec)
+    model_spec, params = steps.ready(model_spec, params)
     room = prompts_lib.rounded(max_new_tokens)
     rules = Rules(beams, penalty, early_stopping)
     how = beams, room, vocab_size, dtype, piece

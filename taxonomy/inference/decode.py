@@ -200,7 +200,7 @@ class Decoding:
         if guided:
             prompts, inputs = _with_unconditional(prompts, inputs, unconditional)
             prompts_lib.check(model_spec, prompts, inputs, max_new_tokens, vocab_size)
-        params = steps.scanned(params, model_spec)
+        model_spec, params = steps.ready(model_spec, params)
         room = prompts_lib.rounded(max_new_tokens)
         program, logits, cache, *read = steps.read(model_spec, params, prompts, inputs, n, room, vocab_size, dtype, piece)
         key, weight = jax.random.key(seed), np.float32(guidance) if guided else None

@@ -60,11 +60,11 @@ class State:
     cache: Any
 
 
-def scanned(params: Mapping[str, Any], model_spec: spec.Model) -> dict[str, Any]:
-    """Parameters in the scanned layout, from either."""
-    params = meta.unbox(params)
+def ready(model_spec: spec.Model, params: Mapping[str, Any]) -> tuple[spec.Model, dict[str, Any]]:
+    """A model as it is after training, and its parameters in the scanned layout, from either."""
+    model_spec, params = model_lib.nets(model_spec, meta.unbox(params))["model"]
     loops = {name: layers for name, layers in model_spec.stacks.items() if not stack.is_stacked(params[name])}
-    return {**params, **{name: stack.restack(params[name], layers) for name, layers in loops.items()}}
+    return model_spec, {**params, **{name: stack.restack(params[name], layers) for name, layers in loops.items()}}
 
 
 def stops(stop_token: int | Sequence[int] | None) -> np.ndarray:
