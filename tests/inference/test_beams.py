@@ -39,6 +39,24 @@ def test_the_best_of_all_texts_of_two_tokens(small):
         np.testing.assert_allclose([one.score for one in best], np.array(scores)[order], rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gemma3", "glm130b", "deepseek_v3", "t5"])
+def test_scores_are_those_of_the_full_forward(family, tiny):
+    """Caches follow the texts that they belong to, of every kind: with a window, after a prefix, latent, beside an encoder."""
+    one, prompts, new = tiny(family), [[5, 1, 3], [2]], 12
+    inputs = [[7, 8, 9, 10], [11, 12]] if len(one.spec.stacks) > 1 else None
+    found = beams.search(one.spec, one.params, prompts, beams=3, max_new_tokens=new, length_penalty="power(0)", inputs=inputs)
+    forward = jax.jit(lambda tokens, others: one.model().apply({"params": one.params}, tokens=tokens, **others))
+    for i, (prompt, best) in enumerate(zip(prompts, found, strict=True)):
+        tokens = np.array([prompt + text.tokens for text in best])
+        assert len(set(map(tuple, tokens.tolist()))) == 3 and tokens.shape[1] == len(prompt) + new
+        others = {} if inputs is None else {"inputs": np.array([inputs[i]] * 3)}
+        if one.spec.prefixed:
+            others["prefix"] = np.broadcast_to(np.arange(tokens.shape[1]) < len(prompt), tokens.shape)
+        log = jax.nn.log_softmax(forward(tokens, others), axis=-1)[:, len(prompt) - 1 : -1]
+        scores = np.take_along_axis(np.asarray(log), tokens[:, len(prompt) :, None], axis=2)[..., 0].sum(1)
+        np.testing.assert_allclose([text.score for text in best], scores, rtol=1e-4, atol=1e-4)
+
+
 def test_length_penalties():
     """(5 + 13) / 6 is 3."""
     penalty = lambda sentence: registry.create("length_penalty", sentence, "length_penalty")  # noqa: E731
