@@ -2,7 +2,7 @@
 
 python -m taxonomy.generate --workdir=runs/x --prompt="def read_" --max_new_tokens=64 --sampler="top_p(0.9, temperature=0.8)"
 
-Prints each prompt with what follows it. Without a prompt it writes a document from its start.
+Prints each prompt with what follows it, or with --stream as it comes. Without a prompt it writes a document from its start.
 """
 
 import pathlib
@@ -18,8 +18,13 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
     flags.DEFINE_multi_string("prompt_file", [], "File whose whole text is a prompt; may be given several times.")
     flags.DEFINE_integer("max_new_tokens", 64, "Tokens to add to each prompt at most.")
-    flags.DEFINE_string("sampler", "greedy", "How tokens are drawn, such as top_p(0.9, temperature=0.8).")
+    flags.DEFINE_string("sampler", None, "How tokens are drawn, such as chain(repetition(1.2), top_p(0.9)); greedy by default.")
     flags.DEFINE_integer("seed", 0, "Of the drawing; the same seed gives the same text.")
+    flags.DEFINE_multi_string("stop", [], "A text ends before this; may be given several times.")
+    flags.DEFINE_integer("n", 1, "Texts for each prompt.")
+    flags.DEFINE_bool("stream", False, "Print the text while it is written; of one prompt.")
+    flags.DEFINE_integer("beams", None, "Search for the likeliest texts with so many beams, instead of drawing.")
+    flags.DEFINE_string("length_penalty", "power(1.0)", "What log-probabilities of found texts are divided by; or gnmt(0.6).")
 
 
 def main(argv: list[str]) -> None:
@@ -27,26 +32,40 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"generate: unexpected argument '{argv[1]}'; prompts are given as --prompt=TEXT")
     workdir = cli.workdir()
-    if given.max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens: must be at least 1, got {given.max_new_tokens}")
-    registry.create("sampler", given.sampler, "--sampler")
+    for name in ("max_new_tokens", "n", "beams"):
+        if given[name].value is not None and given[name].value < 1:
+            raise UserError(f"--{name}: must be at least 1, got {given[name].value}")
+    how = {"max_new_tokens": given.max_new_tokens}
+    if given.beams is None:
+        registry.create("sampler", given.sampler or "greedy", "--sampler")
+        how |= {"sampler": given.sampler or "greedy", "seed": given.seed, "stop": given.stop, "n": given.n}
+    else:
+        registry.create("length_penalty", given.length_penalty, "--length_penalty")
+        for name in ("sampler", "stop", "stream"):
+            if given[name].value:
+                raise UserError(f"--{name}: not with --beams, which draws nothing and knows a text only at its end")
+        if given.n > given.beams:
+            raise UserError(f"--n: at most --beams={given.beams}, got {given.n}")
+        how |= {"beams": given.beams, "length_penalty": given.length_penalty, "n": given.n}
     prompts = [*given.prompt, *(_read(path) for path in given.prompt_file)] or [""]
+    if given.stream and len(prompts) * given.n > 1:
+        raise UserError(f"--stream: writes one text, not {len(prompts) * given.n}")
 
     from taxonomy.inference import decode
     from taxonomy.training import checkpoints
 
     config, params = checkpoints.restore_params(workdir)
-    texts = decode.generate(
-        config,
-        params,
-        prompts,
-        tokenizer=checkpoints.restore_tokenizer(workdir),
-        max_new_tokens=given.max_new_tokens,
-        sampler=given.sampler,
-        seed=given.seed,
-    )
-    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-        print(f"--- {i + 1} of {len(prompts)}\n{prompt}{text}" if len(prompts) > 1 else f"{prompt}{text}")
+    how["tokenizer"] = checkpoints.restore_tokenizer(workdir)
+    if given.stream:
+        print(prompts[0], end="", flush=True)
+        for (piece,) in decode.stream(config, params, prompts, **how):
+            print(piece, end="", flush=True)
+        print()
+        return
+    texts = decode.generate(config, params, prompts, **how)
+    for i, text in enumerate(texts):
+        shown = f"{prompts[i // given.n]}{text}"
+        print(f"--- {i + 1} of {len(texts)}\n{shown}" if len(texts) > 1 else shown)
 
 
 def _read(path: str) -> str:

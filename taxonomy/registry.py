@@ -126,7 +126,10 @@ _MODULES = (
     "taxonomy.objectives.text_infilling",
     "taxonomy.training.optimizers",
     "taxonomy.training.schedules",
+    "taxonomy.inference.length_penalties",
+    "taxonomy.inference.penalties",
     "taxonomy.inference.samplers",
+    "taxonomy.inference.truncation",
     "taxonomy.inference.scores",
 )
 

@@ -43,6 +43,26 @@ def test_prompts_are_continued(tiny, workdir, tmp_path):
     assert done.stdout.decode() == expected
 
 
+def test_a_stream_prints_what_is_printed_at_once(tiny, workdir):
+    """Several texts of a prompt, and one that ends before a string, as it comes."""
+    words = [f"--workdir={workdir}", "--prompt=def ", "--max_new_tokens=12", "--sampler=chain(presence(1), temperature(0.9))"]
+    how = {"tokenizer": tokenizers.BytesTokenizer(), "max_new_tokens": 12, "sampler": "chain(presence(1), temperature(0.9))"}
+    one = tiny("gpt2")
+    texts = decode.generate(one.config, one.params, ["def "], **how, n=2)
+    several = run(*words, "--n=2").stdout.decode()
+    assert several == "".join(f"--- {i} of 2\ndef {text}\n" for i, text in enumerate(texts, 1))
+    text = decode.generate(one.config, one.params, ["def "], **how)[0]
+    done = run(*words, "--stream", f"--stop={text[3:5]}", "--stop=never said")
+    assert done.stdout.decode() == f"def {text.partition(text[3:5])[0]}\n", done.stderr
+
+
+def test_beams(tiny, workdir):
+    one, how = tiny("gpt2"), {"tokenizer": tokenizers.BytesTokenizer(), "max_new_tokens": 8}
+    text = decode.generate(one.config, one.params, ["def "], **how, beams=3, length_penalty="gnmt(0.6)")[0]
+    done = run(f"--workdir={workdir}", "--prompt=def ", "--max_new_tokens=8", "--beams=3", "--length_penalty=gnmt(0.6)")
+    assert done.stdout.decode() == f"def {text}\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -50,6 +70,11 @@ def test_prompts_are_continued(tiny, workdir, tmp_path):
         (["--workdir=x", "--sampler=top_p(2)"], "--sampler: top_p: p=2.0 must be above 0 and at most 1"),
         (["--workdir=x", "--prompt_file=/nowhere"], "--prompt_file: cannot read /nowhere"),
         (["--workdir=x", "--max_new_tokens=0"], "--max_new_tokens: must be at least 1"),
+        (["--workdir=x", "--beams=0"], "--beams: must be at least 1, got 0"),
+        (["--workdir=x", "--beams=2", "--sampler=greedy"], "--sampler: not with --beams"),
+        (["--workdir=x", "--beams=2", "--length_penalty=power"], "--length_penalty: power needs the argument 'exponent'"),
+        (["--workdir=x", "--beams=2", "--n=3"], "--n: at most --beams=2, got 3"),
+        (["--workdir=x", "--stream", "--n=2"], "--stream: writes one text, not 2"),
         (["--workdir=x", "prompt"], "unexpected argument 'prompt'"),
     ],
 )

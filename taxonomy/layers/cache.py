@@ -4,6 +4,8 @@ A cache has one slot per position, or `window` slots used in turn when the mask 
 length: a token's slot follows from its position, and padding (position -1) is not written.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,3 +71,12 @@ def remembered(
 def cache_slots(cache_length: int, window: int | None) -> int:
     """Slots per row of a cache for `cache_length` tokens under a mask with this window."""
     return cache_length if window is None else min(window, cache_length)
+
+
+def rows_of(cache: Any, rows_R: jax.Array) -> Any:
+    """Caches of the rows named, which may be named several times. What an encoder gave is left as it is: such rows share it."""
+
+    def one(path, x):
+        return x if path[-1].key.startswith("memory_") else x[rows_R]
+
+    return jax.tree_util.tree_map_with_path(one, cache)

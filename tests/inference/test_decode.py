@@ -12,7 +12,8 @@ from taxonomy import config as config_lib
 from taxonomy import model as model_lib
 from taxonomy import registry, spec, stack
 from taxonomy.errors import UserError
-from taxonomy.inference import decode
+from taxonomy.inference import decode, steps
+from taxonomy.inference import prompts as prompts_lib
 
 # Ragged: from a single token to more than any tiny model's window.
 LENGTHS = np.array([1, 7, 21], np.int32)
@@ -22,8 +23,8 @@ ROWS = np.arange(len(LENGTHS))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward(model, params, tokens):
-    return model.apply({"params": params}, tokens)
+def forward(model, params, *inputs):
+    return model.apply({"params": params}, *inputs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -61,10 +62,11 @@ def test_cached_decoding_equals_the_full_forward(family, tiny):
 
 
 def test_greedy_is_the_argmax_of_the_full_forward(family, tiny):
+    """Prompts are read in pieces, of which the longest has three."""
     one = tiny(family)
     tokens = random_tokens(one)
     prompts = [row[:length].tolist() for row, length in zip(tokens, LENGTHS, strict=True)]
-    new = decode.generate_tokens(one.spec, one.params, prompts, max_new_tokens=18)
+    new = decode.generate_tokens(one.spec, one.params, prompts, max_new_tokens=18, piece=8)
     assert [len(row) for row in new] == [18, 18, 18]
     whole = np.zeros_like(tokens)
     for row, (prompt, more) in enumerate(zip(prompts, new, strict=True)):
@@ -130,29 +132,114 @@ def test_seeds(rolling):
     assert draw(seed=3)[0] != draw(seed=3)[1]
 
 
+def test_each_prompt_has_its_samples(rolling):
+    """A prompt is read once; its rows stand side by side and differ where they are drawn."""
+    assert generated(rolling, n=3) == [row for row in generated(rolling) for _ in range(3)]
+    drawn = generated(rolling, n=3, sampler=FLAT, vocab_size=37)
+    assert len(drawn) == 9 and len(set(map(tuple, drawn))) == 9
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"sampler": "chain(frequency(2.0, prompt=True), top_k(3, temperature=5.0))", "n": 2}], ids=["", "drawn"]
+)
+def test_steps_at_a_time_and_prompts_in_pieces_change_nothing(rolling, how):
+    whole = generated(rolling, **how)
+    assert generated(rolling, piece=5, **how) == whole
+    decoding = decode.Decoding(rolling.spec, rolling.params, PROMPTS, max_new_tokens=16, **how)
+    for reached in (1, 4, 9, 16):
+        assert not decoding.finished
+        decoding.advance(reached - len(decoding.tokens[0]))
+        assert decoding.tokens == [row[:reached] for row in whole]
+    assert decoding.finished
+
+
+def test_ended_rows_stay_as_they_are(rolling):
+    whole = generated(rolling)
+    decoding = decode.Decoding(rolling.spec, rolling.params, PROMPTS, max_new_tokens=16)
+    decoding.advance(3)
+    decoding.end([False, True, False])
+    assert decoding.ended == [False, True, False]
+    decoding.advance()
+    assert decoding.tokens == [whole[0], whole[1][:3], whole[2]] and decoding.finished
+
+
+def slowly(one, rows, choose, inputs=(), new=12):
+    """Greedy continuations by the full forward over whole rows; `choose` makes one row of logits of those of all rows."""
+    model, before, rows = model_lib.build(one.spec), len(rows[0]), [list(row) for row in rows]
+    for _ in range(new):
+        whole = [[np.array([row + [0] * (40 - len(row))])] for row in rows]
+        read = [[np.array([one]), *row] for one, row in zip(inputs, whole, strict=True)] if inputs else whole
+        logits = [forward(model, one.params, *arrays)[0, len(row) - 1] for row, arrays in zip(rows, read, strict=True)]
+        token = int(np.argmax(choose(np.array(logits), rows)))
+        rows = [[*row, token] for row in rows]
+    return rows[0][before:]
+
+
+def test_guidance(rolling):
+    """Logits are pushed away from those of the unconditional prompt."""
+    others = [[8, 7, 30, 31], [9, 3], [1]]
+    guided = generated(rolling, unconditional=others, guidance=1.5, max_new_tokens=12)
+    for prompt, other, row in zip(PROMPTS, others, guided, strict=True):
+        assert row == slowly(rolling, [prompt, other], lambda logits, rows: logits[0] + 1.5 * (logits[0] - logits[1]))
+    assert guided != generated(rolling, max_new_tokens=12)
+    assert generated(rolling, unconditional=others, guidance=0.0) == generated(rolling)
+
+
+def test_decoding_beside_an_encoder(tiny):
+    """Ragged inputs, prompts of the decoder read in pieces, several rows for each, and guidance by other inputs."""
+    one = tiny("t5")
+    inputs, others = [[5, 6, 7, 8, 9], [10, 11]], [[5], [12, 13, 14]]
+    prompts = [[3], list(range(20, 41))]
+    how = {"inputs": inputs, "piece": 8, "max_new_tokens": 12}
+    assert generated(one, prompts, **how) == [
+        slowly(one, [prompt], lambda logits, rows: logits[0], [read]) for prompt, read in zip(prompts, inputs, strict=True)
+    ]
+    guided = generated(one, prompts, **how, unconditional=others, guidance=1.5, n=2)
+    for i, pair in enumerate(zip(inputs, others, strict=True)):
+        expected = slowly(one, [prompts[i]] * 2, lambda logits, rows: logits[0] + 1.5 * (logits[0] - logits[1]), pair)
+        assert guided[2 * i : 2 * i + 2] == [expected, expected]
+
+
+def test_prompts_that_see_themselves_are_read_at_once(tiny):
+    one = tiny("glm130b")
+    assert one.spec.prefixed
+    assert generated(one, piece=4) == generated(one)
+
+
+def test_penalties_count_prompt_and_new_tokens(rolling):
+    """Of ragged prompts; a token in the prompt weighs as one that was said since."""
+
+    def penalised(logits, rows):
+        logits = logits[0] - 3.0 * np.bincount(rows[0], minlength=logits.shape[1])
+        return np.where(np.isin(np.arange(logits.size), rows[0]), np.where(logits < 0, 1.5 * logits, logits / 1.5), logits)
+
+    found = generated(rolling, sampler="chain(frequency(3.0, prompt=True), repetition(1.5), greedy)", max_new_tokens=12)
+    assert found == [slowly(rolling, [prompt], penalised) for prompt in PROMPTS]
+
+
 def test_similar_lengths_share_their_programs(rolling):
     generated(rolling)
-    before = decode._prefill._cache_size(), decode._extend._cache_size()
+    before = steps.prefill._cache_size(), steps.extend._cache_size()
     assert [len(row) for row in generated(rolling, [[1] * 16, [2], [3] * 5], max_new_tokens=9)] == [9, 9, 9]
-    assert (decode._prefill._cache_size(), decode._extend._cache_size()) == before
+    assert (steps.prefill._cache_size(), steps.extend._cache_size()) == before
 
 
 @pytest.mark.parametrize(
     ("length", "rounded"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 96), (128, 128), (1000, 1024), (1025, 1536)]
 )
 def test_lengths_are_rounded_up(length, rounded):
-    assert decode._rounded(length) == rounded
+    assert prompts_lib.rounded(length) == rounded
 
 
 def test_positions_end_where_their_parameters_do(family, tiny):
     one = tiny(family)
     limit = model_lib.position_limit(one.spec)
     if limit is None:
-        decode._check(one.spec, [[1] * one.spec.context], 1000, one.spec.vocab)
+        prompts_lib.check(one.spec, [[1] * one.spec.context], None, 1000, one.spec.vocab)
     else:
         prompt = [1] * (limit - 3)
         # The last token is drawn from the last position and never read.
-        decode._check(one.spec, [prompt], 4, one.spec.vocab)
+        prompts_lib.check(one.spec, [prompt], None, 4, one.spec.vocab)
         complaint = (
             f"max_new_tokens: 5 after a prompt of {limit - 3} tokens, but the model knows {limit} positions; at most 4 allowed"
         )
@@ -169,6 +256,10 @@ def test_positions_end_where_their_parameters_do(family, tiny):
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens: must be at least 1, got 0"),
         ([[1]], {"vocab_size": 513}, "the tokenizer has 513 tokens, the model 512"),
         ([[1]], {"sampler": "top_z(1)"}, "sampler: unknown sampler 'top_z'"),
+        ([[1]], {"sampler": "chain(banned(600), greedy)"}, "sampler: token 600 is not below the vocabulary of 512"),
+        ([[1]], {"sampler": "banned((0, 1))", "vocab_size": 2}, "sampler: all 2 tokens are banned"),
+        ([[1]], {"n": 0}, "n: must be at least 1, got 0"),
+        ([[1]], {"unconditional": [[1], [2]]}, "unconditional: needs one row a prompt, 1, got 2"),
     ],
 )
 def test_bad_input(rolling, prompts, how, complaint):
@@ -196,17 +287,48 @@ class Letters:
 def test_text(rolling):
     how = {"tokenizer": Letters(), "max_new_tokens": 16, "sampler": FLAT, "seed": 1}
     prompts = ["", "abc", "z"]
-    texts = decode.generate(rolling.config, rolling.params, prompts, **how, stop=False)
+    texts = decode.generate(rolling.config, rolling.params, prompts, **how, to_document_end=False)
     assert [len(text) for text in texts] == [16, 16, 16]
     assert any("<" in text for text in texts)
     stopped = decode.generate(rolling.config, rolling.params, prompts, **how)
     assert stopped == [text.partition("<")[0] for text in texts]
 
 
+HOW = {"tokenizer": Letters(), "max_new_tokens": 40, "sampler": "chain(banned(0), temperature(50.0))", "seed": 1}
+
+
+def test_texts_end_before_a_stop_string(rolling):
+    free = decode.generate(rolling.config, rolling.params, ["", "abc", "z"], **HOW)
+    stop = [free[0][20:22], free[2][17], free[0][25:]]
+    found = decode.generate(rolling.config, rolling.params, ["", "abc", "z"], **HOW, stop=stop)
+    cuts = [min([text.find(s) for s in stop if s in text], default=40) for text in free]
+    assert found == [text[:cut] for text, cut in zip(free, cuts, strict=True)] and min(cuts) < 20
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_stream_is_the_text_as_it_comes(rolling, every):
+    prompts, how = ["", "abc"], HOW | {"n": 2}
+    free = decode.generate(rolling.config, rolling.params, prompts, **how)
+    # The first letter of the second one comes earlier, and is held back then.
+    stop = [free[0][30:33], free[2][5] + "!"]
+    pieces = list(decode.stream(rolling.config, rolling.params, prompts, **how, stop=stop, every=every))
+    assert ["".join(row) for row in zip(*pieces, strict=True)] == [text.partition(stop[0])[0] for text in free]
+    assert len(pieces) == -(-40 // every) and all(len(piece) <= every + 2 for row in pieces for piece in row)
+
+
+def test_text_of_beams(rolling):
+    how = {"tokenizer": Letters(), "max_new_tokens": 8}
+    best = decode.generate(rolling.config, rolling.params, ["abc", "z"], **how, beams=3, n=2)
+    assert len(best) == 4 and [best[0], best[2]] == decode.generate(rolling.config, rolling.params, ["abc", "z"], **how, beams=3)
+    for wrong, complaint in (({"sampler": FLAT}, "sampler: "), ({"stop": ["a"]}, "stop: "), ({"n": 4}, "n: .*fewer than n=4")):
+        with pytest.raises(UserError, match=complaint):
+            decode.generate(rolling.config, rolling.params, ["abc"], **how, beams=3, **wrong)
+
+
 def test_casting_ahead_changes_nothing(tiny):
     """Parameters cast before the loop compute what parameters cast at every use do; those the model does not cast stay."""
     one = tiny("llama")
-    params = decode._cast(one.params, one.spec, "bfloat16")
+    params = steps.cast(one.params, one.spec, "bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32", "bfloat16"}
     model, tokens = one.model(dtype="bfloat16"), random_tokens(one)
     np.testing.assert_array_equal(forward(model, params, tokens), forward(model, one.params, tokens))
@@ -215,9 +337,12 @@ def test_casting_ahead_changes_nothing(tiny):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_caches_keep_their_buffers(rolling, dtype):
     """The loop's caches live in the buffers they came in."""
+    program = steps.Program(rolling.spec, dtype, 32, 37)
     tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
-    logits, caches = jax.eval_shape(functools.partial(decode._prefill, rolling.spec, dtype, 32), rolling.params, tokens, tokens, {})
-    greedy = registry.create("sampler", "greedy", "sampler")
-    rest = (jax.ShapeDtypeStruct((2,), jnp.int32), 16, -1, jax.random.key(0))
-    lowered = decode._extend.lower(rolling.spec, dtype, 32, 16, greedy, rolling.params, caches, logits, *rest)
-    assert lowered.as_text().count("tf.aliasing_output") == len(jax.tree.leaves(caches))
+    logits, caches = jax.eval_shape(functools.partial(steps.prefill, program, 16), rolling.params, tokens, tokens, {})
+    sampler = registry.create("sampler", "chain(presence(1.0), greedy)", "sampler")
+    drawing = steps.Drawing(jax.random.key(0), np.array([3], np.int32))
+    state = jax.eval_shape(functools.partial(steps.begin, program, sampler, 16), caches, logits, tokens, tokens, drawing)
+    params = jax.eval_shape(functools.partial(steps.unrolled, program), rolling.params)
+    lowered = steps.extend.lower(program, sampler, params, state, 16, drawing)
+    assert lowered.as_text().count("tf.aliasing_output") == len(jax.tree.leaves(state))
