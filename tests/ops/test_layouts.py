@@ -1,10 +1,11 @@
 """From tokens to slots and back, against loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taxonomy.ops import dispatch
+from taxonomy.ops import dispatch, layouts
 
 ROWS, TIME, EXPERTS, D = 2, 40, 5, 3
 
@@ -22,9 +23,9 @@ def tokens(rows: int = ROWS, time: int = TIME) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((rows, time, D)).astype(np.float32)
 
 
-def of_expert(layout, assignments) -> np.ndarray:
+def of_expert(layout) -> np.ndarray:
     """The expert that computes each slot, as groups say; -1 for nobody."""
-    groups, size = layout.groups, layout.size
+    groups, size = layout.groups, layout.slots.size
     if groups.sizes_E is not None:
         sizes = np.asarray(groups.sizes_E)
         return np.r_[np.repeat(np.arange(EXPERTS), sizes), [-1] * (size - sizes.sum())]
@@ -32,27 +33,45 @@ def of_expert(layout, assignments) -> np.ndarray:
     return np.repeat(each, size // each.size)
 
 
-def check(layout, assignments, x, kept) -> None:
+def by_slot(layout, rows) -> np.ndarray:
+    """What experts get, (E, B C, D) with a capacity, as the slots (R, size, D) of independent rows."""
+    if not isinstance(layout, layouts.WithCapacity):
+        return np.asarray(rows).reshape(1, layout.slots.size, -1)
+    capacity, d = layout.slots.size // EXPERTS, rows.shape[-1]
+    return np.asarray(rows).reshape(EXPERTS, -1, capacity, d).swapaxes(0, 1).reshape(-1, layout.slots.size, d)
+
+
+def by_expert(layout, y_RSD, shape) -> jax.Array:
+    """The inverse, in this shape."""
+    if isinstance(layout, layouts.WithCapacity):
+        y_RSD = y_RSD.reshape(y_RSD.shape[0], EXPERTS, -1, y_RSD.shape[-1]).swapaxes(0, 1)
+    return jnp.asarray(y_RSD.reshape(shape))
+
+
+def check(layout, x, kept) -> None:
     """Every kept assignment has a slot of its own at its expert, which holds its token; all others none."""
-    rows_RSD, weights_RS = np.asarray(layout.gather(x)), np.asarray(layout.weights())
-    experts_S = of_expert(layout, assignments)
+    assignments, size = layout.slots.assignments, layout.slots.size
+    given = layout.gather(x, False)
+    rows_RSD, weighed_RSD = by_slot(layout, given), by_slot(layout, layout.gather(x, True))
+    experts_S, x_RTD = of_expert(layout), np.asarray(x).reshape(rows_RSD.shape[0], -1, D)
     y = np.random.default_rng(2).standard_normal(rows_RSD.shape).astype(np.float32)
-    sums = {True: np.zeros_like(x), False: np.zeros_like(x)}
-    for row in range(x.shape[0]):
-        slots = np.asarray(layout.slots_RA[row])
-        assert len(set(slots[kept[row]])) == kept[row].sum() and np.all(slots[~kept[row]] == layout.size)
-        used = np.zeros(layout.size, bool)
+    sums = {True: np.zeros_like(x_RTD), False: np.zeros_like(x_RTD)}
+    for row in range(x_RTD.shape[0]):
+        slots = np.asarray(layout.slots.slots_BA[row])
+        assert len(set(slots[kept[row]])) == kept[row].sum() and np.all(slots[~kept[row]] == size)
+        used = np.zeros(size, bool)
         for a in np.flatnonzero(kept[row]):
-            slot, token = slots[a], int(assignments.tokens_BA[row, a])
+            slot, token, weight = slots[a], int(assignments.tokens_BA[row, a]), assignments.weights_BA[row, a]
             used[slot] = True
             assert experts_S[slot] == assignments.experts_BA[row, a]
-            np.testing.assert_array_equal(rows_RSD[row, slot], x[row, token])
-            assert weights_RS[row, slot] == assignments.weights_BA[row, a]
-            sums[True][row, token] += assignments.weights_BA[row, a] * y[row, slot]
+            np.testing.assert_array_equal(rows_RSD[row, slot], x_RTD[row, token])
+            np.testing.assert_array_equal(weighed_RSD[row, slot], x_RTD[row, token] * weight)
+            sums[True][row, token] += weight * y[row, slot]
             sums[False][row, token] += y[row, slot]
-        assert not rows_RSD[row, ~used].any() and not weights_RS[row, ~used].any()
+        assert not rows_RSD[row, ~used].any() and not weighed_RSD[row, ~used].any()
     for weigh, expected in sums.items():
-        np.testing.assert_allclose(layout.scatter(jnp.asarray(y), x.shape[1], weigh), expected, rtol=1e-5, atol=1e-6)
+        found = layout.scatter(by_expert(layout, y, given.shape), x, weigh)
+        np.testing.assert_allclose(found, expected.reshape(x.shape), rtol=1e-5, atol=1e-6)
     assert int(layout.dropped()) == (np.asarray(assignments.live_BA) & ~kept).sum()
 
 
@@ -72,9 +91,9 @@ def test_a_capacity_takes_what_comes_first(choices, choices_first, capacity):
             if live[row, t, c] and taken[experts[row, t, c]] < capacity:
                 taken[experts[row, t, c]] += 1
                 kept[row, place] = True
-    layout = dispatch.with_capacity(assignments, EXPERTS, capacity)
-    assert layout.size == EXPERTS * capacity
-    check(layout, assignments, tokens(), kept)
+    layout = layouts.with_capacity(assignments, EXPERTS, capacity)
+    assert layout.slots.size == EXPERTS * capacity
+    check(layout, jnp.asarray(tokens()), kept)
     assert (layout.dropped() == 0) == (capacity == TIME)
 
 
@@ -86,13 +105,12 @@ def test_without_a_capacity_all_have_a_slot(implementation, dead):
     live = {"some": live, "all": np.zeros_like(live), "none": np.ones_like(live)}[dead]
     for choices_first in (False, True):
         many = dispatch.by_token(*map(jnp.asarray, (experts, weights, live)), choices_first)
-        one = many.in_one_row(TIME)
-        layout = dispatch.dropless(one, EXPERTS, implementation)
-        x = tokens().reshape(1, ROWS * TIME, D)
-        check(layout, one, x, np.asarray(one.live_BA))
+        layout = layouts.dropless(many, EXPERTS, TIME, implementation)
+        one = layout.slots.assignments
+        check(layout, jnp.asarray(tokens()), np.asarray(one.live_BA))
         np.testing.assert_array_equal(one.tokens_BA[0, -1] - many.tokens_BA[-1, -1], TIME * (ROWS - 1))
     if implementation == "blocks" and dead == "some":
-        blocks = np.bincount(np.asarray(layout.groups.of_G)[: -(-layout.size // 8)], minlength=EXPERTS)
+        blocks = np.bincount(np.asarray(layout.groups.of_G)[: int(layout.groups.used_1[0])], minlength=EXPERTS)
         assert blocks[0] > 1
 
 
@@ -101,5 +119,5 @@ def test_blocks_fit_whatever_the_loads_are():
     for counts in ([80, 0, 0, 0, 0], [0, 0, 0, 0, 80], [17, 17, 17, 17, 12], [1, 1, 1, 1, 76]):
         experts = np.repeat(np.arange(EXPERTS), counts)[None, :, None]
         arrays = jnp.asarray(experts), jnp.ones(experts.shape), jnp.ones(experts.shape, bool)
-        one = dispatch.by_token(*arrays)
-        check(dispatch.dropless(one, EXPERTS, "blocks"), one, tokens(1, 80), np.ones((1, 80), bool))
+        layout = layouts.dropless(dispatch.by_token(*arrays), EXPERTS, 80, "blocks")
+        check(layout, jnp.asarray(tokens(1, 80)), np.ones((1, 80), bool))
