@@ -157,12 +157,13 @@ def test_programs_run_side_by_side_in_order():
     assert [outcomes[0].text for outcomes in sandbox.run_all(jobs, SMALL, workers=4)] == ["0", "1", "2", "3"]
 
 
-def test_a_program_dies_with_its_caller():
+def test_a_program_dies_with_its_caller(tmp_path):
     """And so does the process that guards it."""
     code = (
         "from taxonomy.inference.sandbox import *; run(Program('import time\\ndef f(): time.sleep(60)', 'f'), ['()'], Limits(60))"
     )
-    caller = subprocess.Popen([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[2])
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # a caller that is killed leaves an empty folder
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[2], env=environment)
     try:
         started = until(lambda: [child for guard in children(caller.pid) for child in children(guard)])
         family = [*children(caller.pid), *started]
