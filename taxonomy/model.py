@@ -180,7 +180,7 @@ class Transformer(nn.Module):
         elif (inputs is not None) != (len(self.spec.stacks) > 1) and not (cache_length and inputs is None):
             raise UserError(f"inputs: {'required by' if inputs is None else 'not read by'} a model that is {self.spec.structure}")
         places = self._places(tokens, positions)
-        context = Context(places, segments, prefix, types, memory, tokens, cache_length=cache_length, **common)
+        context = Context(places, segments, prefix, types, memory, tokens_BT=tokens, cache_length=cache_length, **common)
         # Asked for in any case, so that it is among the parameters whatever they are made with.
         vector_11D = self.query() if self.spec.ordered else None
         if order is None:

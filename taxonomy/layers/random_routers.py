@@ -29,7 +29,7 @@ class NoisyTopK(TokenChoice, kw_only=True):
         if context.train:
             noisy_BTE = clean_BTE + size_BTE * jax.random.normal(self.make_rng("dropout"), clean_BTE.shape)
         # One more than are chosen, for the threshold of those that are.
-        best_BTC, experts_BTC = jax.lax.top_k(noisy_BTE, min(self.top_k + 1, self.experts))
+        best_BTC, experts_BTC = dispatch.top_k(noisy_BTE, min(self.top_k + 1, self.experts))
         weights_BTC = jax.nn.softmax(best_BTC[..., : self.top_k], -1)
         live_BTC = jnp.broadcast_to(live_BT[..., None], weights_BTC.shape)
         assignments = dispatch.by_token(experts_BTC[..., : self.top_k], weights_BTC, live_BTC)
@@ -70,7 +70,7 @@ class Top2(TokenChoice, kw_only=True):
     def __call__(self, x_BTD: jax.Array, context: Context) -> Routed:
         scores_BTE, live_BT = self.scores(x_BTD, context), real(context)
         probabilities_BTE = jax.nn.softmax(scores_BTE, -1)
-        weights_BTC, experts_BTC = jax.lax.top_k(probabilities_BTE, 2)
+        weights_BTC, experts_BTC = dispatch.top_k(probabilities_BTE, 2)
         weights_BTC = weights_BTC / (weights_BTC.sum(-1, keepdims=True) + 1e-20)
         taken_BT = live_BT
         if context.train:

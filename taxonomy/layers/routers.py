@@ -144,8 +144,6 @@ class TopK(TokenChoice, kw_only=True):
     group_best: int = 1
     bias_rate: float | None = None
 
-    learns_apart = ("selection_bias",)  # has no gradient
-
     def check(self) -> None:
         super().check()
         if self.groups < 1 or self.experts % self.groups:

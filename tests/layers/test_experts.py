@@ -175,7 +175,8 @@ def test_capacity_is_the_share_of_a_row_times_a_factor_rounded_up(time, experts,
     scope = spec.Scope("mlp", {"d_model": 2}, {"initializer": "normal(std=1)"})
     module = registry.instantiate(spec.resolve(sentence, ("feedforward",), scope))
     x, places = jnp.zeros((2, time, 2)), Context(jnp.zeros((2, time), jnp.int32), train=train)
-    _, state = jax.jit(lambda: module.init_with_output(jax.random.key(0), x, places, mutable=["params", "routing"]))()
+    params = jax.jit(module.init)(jax.random.key(0), x, places)["params"]
+    _, state = jax.jit(lambda: module.apply({"params": params}, x, places, mutable=["routing"]))()
     assert float(state["routing"]["sums"].dropped) == 2 * top_k * (time - slots)
 
 
