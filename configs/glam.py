@@ -29,7 +29,7 @@ def get_config(size="64b-64e"):
     layers, d_model, heads, head_dim, d_ff, experts, published = SIZES[size]
     tiny = size == "tiny"
     # Where tests compare, nothing is random and all tokens have a place, so that they are treated alike in rows of any length.
-    router = "softmax(renormalize=True, balance=0.01)"
+    router = "softmax(renormalize=True, balance=0.01)" if tiny else "top2(balance=0.01)"
     # The paper's factor 2 is of tokens, this one of assignments.
     capacity = experts if tiny else 1.0
     moe = f"moe(experts={experts}, top_k=2, router={router}, expert=gelu_tanh(d_ff={d_ff}), capacity={capacity})"

@@ -12,7 +12,8 @@ def get_config(size="600b"):
     layers, d_model, heads, head_dim, d_ff, experts, published = SIZES[size]
     tiny = size == "tiny"
     # Where tests compare, nothing is random and all tokens have a place, so that they are treated alike in rows of any length.
-    router, capacity = "softmax(renormalize=True, balance=0.01)", experts if tiny else 1.0
+    router = "softmax(renormalize=True, balance=0.01)" if tiny else "top2(balance=0.01)"
+    capacity = experts if tiny else 1.0
     attention = f"mha(heads={heads}, head_dim={head_dim}"
     return experiment(
         model=dict(
