@@ -209,7 +209,7 @@ def _sorted(assignments: Assignments, experts: int, mean: int, implementation: s
         starts_E, size = jnp.cumsum(counts_E) - counts_E, total
         groups = Groups(experts, sizes_E=counts_E.astype(jnp.int32))
     else:
-        block = min(_BLOCK, max(8, 1 << (mean // 2).bit_length()))
+        block = min(_BLOCK, max(8, 1 << ((mean - 1) // 2).bit_length()))
         blocks_E = -(-counts_E // block)
         blocks = total // block + min(experts, total)  # as many as there may be
         ends_E, size = jnp.cumsum(blocks_E), blocks * block
