@@ -163,6 +163,9 @@ class Dropless(Layout):
     def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
         if self.peers.exchange:
             x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
+        elif self.peers.experts:
+            # Each device takes others of the tokens that all have; gradients are summed.
+            x_BTD = jax.lax.pcast(x_BTD, self.peers.experts, to="varying")
         rows_ND = slots.gather(x_BTD.reshape(1, -1, x_BTD.shape[2]), weigh)[0]
         return rows_ND if self.groups.of_G is None else rows_ND.reshape(-1, self.groups.block, x_BTD.shape[2])
 
