@@ -4,7 +4,7 @@ Rows come in one of three layouts (`Groups`): as many slots for every expert, in
 expert without a gap.
 
 Blocks are multiplied one after another in a loop that ends after the last one in use, forward and backward. A product of all blocks
-at once would need a copy of its expert's matrix for each, and the sum of as many gradients; it took twice as long on CPU.
+at once would need a copy of its expert's matrix for each, and the sum of as many gradients, and was slower on CPU.
 """
 
 from collections.abc import Iterable

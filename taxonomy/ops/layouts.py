@@ -163,6 +163,9 @@ class Dropless(Layout):
     def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
         if self.peers.exchange:
             x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
+        elif self.peers.experts:
+            # Each device takes others of the tokens that all have; gradients are summed.
+            x_BTD = jax.lax.pcast(x_BTD, self.peers.experts, to="varying")
         rows_ND = slots.gather(x_BTD.reshape(1, -1, x_BTD.shape[2]), weigh)[0]
         return rows_ND if self.groups.of_G is None else rows_ND.reshape(-1, self.groups.block, x_BTD.shape[2])
 
@@ -209,7 +212,7 @@ def _sorted(assignments: Assignments, experts: int, mean: int, implementation: s
         starts_E, size = jnp.cumsum(counts_E) - counts_E, total
         groups = Groups(experts, sizes_E=counts_E.astype(jnp.int32))
     else:
-        block = min(_BLOCK, max(8, 1 << (mean // 2).bit_length()))
+        block = min(_BLOCK, max(8, 1 << ((mean - 1) // 2).bit_length()))
         blocks_E = -(-counts_E // block)
         blocks = total // block + min(experts, total)  # as many as there may be
         ends_E, size = jnp.cumsum(blocks_E), blocks * block

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taxonomy.ops import dispatch, grouped_matmul
+from taxonomy.ops import dispatch, grouped_matmul, layouts
 from taxonomy.ops.grouped_matmul import Groups
 
 BLOCKS, BLOCK, INPUTS, OUTPUTS, EXPERTS = 7, 4, 6, 5, 4
@@ -112,3 +112,22 @@ def test_products_keep_the_dtype_of_rows(layout):
         grouped_matmul.multiply(x, jnp.asarray(KERNEL), groups, ("embed", "mlp")), jnp.asarray(BIAS), groups, "mlp"
     )
     assert (y.shape, y.dtype) == ((*shape, OUTPUTS), jnp.bfloat16)
+
+
+@pytest.mark.parametrize("experts", [1, 3, 64])
+@pytest.mark.parametrize("time", [1, 5, 200])
+@pytest.mark.parametrize("implementation", ["blocks", "ragged"])
+def test_everyone_has_a_slot_among_those_of_the_expert(experts, time, implementation):
+    """From a single token on; padding has none, and blocks beyond those in use are empty."""
+    generator = np.random.default_rng(time)
+    choice, live = generator.integers(0, experts, (2, time, 2)), generator.random((2, time, 2)) < 0.8
+    layout = layouts.dropless(dispatch.by_token(choice, np.ones_like(choice, np.float32), live), experts, time, implementation)
+    slots, groups = layout.slots.slots_BA[0], layout.groups
+    choice, live = choice.reshape(-1), live.reshape(-1)
+    assert layout.dropped() == 0 and len(set(slots[live].tolist())) == live.sum() and (slots[~live] == layout.slots.size).all()
+    if implementation == "ragged":
+        of_slot = np.repeat(np.arange(experts), groups.sizes_E)
+    else:
+        of_slot = np.repeat(groups.of_G[: groups.used_1[0]], groups.block)
+        assert groups.used_1[0] == sum(-(-count // groups.block) for count in np.bincount(choice[live], minlength=experts))
+    np.testing.assert_array_equal(of_slot[slots[live]], choice[live])
