@@ -104,7 +104,7 @@ class Local(AttentionMask):
         return (w * (w + 1) / 2 + (context - w) * w) / context
 
 
-@component("chunks", kind="mask", paper="Meta AI 2025, meta-llama/llama-models, models/llama4/model.py")
+@component("chunks", kind="mask", paper="Meta AI 2025 (iRoPE); Yang et al. 2025, arXiv:2501.18795")
 @dataclasses.dataclass(frozen=True)
 class Chunks(AttentionMask):
     """A document is cut into chunks of `size` tokens; a token sees itself and what came before it in its chunk."""
