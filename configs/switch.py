@@ -12,7 +12,7 @@ SIZES = {  # layers of each stack, d_model, heads, feed-forward, its width, expe
     "large-128-released": (24, 1024, 16, RELEASED, 4096, 128, (1.25, 2.0), None),
     "xxl-128-released": (24, 4096, 64, PAPER, 10240, 128, (1.25, 4.0), 395e9),
     "c-2048-released": (15, 2080, 30, RELEASED, 6144, 2048, (1.0, 2.0), 1.6e12),
-    "quickstart": (4, 192, 6, RELEASED, 512, 8, (1.25, 2.0), None),
+    "quickstart": (4, 128, 4, RELEASED, 256, 8, (2.0, 2.0), None),
     "tiny": (4, 64, 4, RELEASED, 96, 4, None, None),
 }
 TIED = ("base-128-released", "large-128-released", "quickstart", "tiny")
@@ -30,8 +30,8 @@ PRETRAINING = dict(
 QUICKSTART = dict(  # minutes on two cores, on the Python standard library
     train=dict(
         objective="span_corruption",
-        steps=280,
-        log_every=5,
+        steps=500,
+        log_every=10,
         batch_tokens=24 * 58,
         optimizer="adafactor",
         schedule="wsd(peak=2e-2, warmup='40 steps', decay='40%', final=0.05)",
@@ -46,7 +46,7 @@ NOTES = {
     "base": LABEL,
     "large": LABEL,
     "xxl": "The paper's table prints 64 experts, which would be 201e9 parameters; 128 give its 395e9, and were released.",
-    "quickstart": "Its dense twin of as many FLOPs: --config.model.moe='relu(d_ff=512)'.",
+    "quickstart": "Its dense twin of as many FLOPs: --config.model.moe='relu(d_ff=256)'.",
 }
 
 
