@@ -58,7 +58,8 @@ def get_config(size="236b"):
             published={"236b": 236e9, "lite-16b": 15.7e9}.get(size),
             sources=("arXiv:2405.04434, sections 2 and 3.1 and appendix B", "deepseek-ai/DeepSeek-V3, inference/configs"),
             notes="The model after its extension to long contexts; until then it was trained without yarn. The losses that balance "
-            "devices and their communication, and the dropping of tokens where a device is full, are left out.",
+            "devices and their communication, and the dropping of tokens where a device is full, are left out. "
+            "The 2.4B active parameters of lite are those without the token table.",
             verified_against="transformers.DeepseekV2ForCausalLM",
         ),
     )

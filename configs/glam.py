@@ -62,6 +62,10 @@ def get_config(size="64b-64e"):
             published=published,
             sources=("arXiv:2112.06905, Table 4 and section 5.1", "tensorflow/lingvo tasks/lm synthetic_packed_input.py"),
             unsure=("norm", "capacity", "schedule", "initializer", "activation: the tanh form", "tokens: of the largest model"),
-            notes=NOTES.get(size, "Counted with a table of 32000 rows, which meets the printed counts; the paper's has 256000."),
+            notes=NOTES.get(
+                size,
+                "Counted with a table of 32000 rows, which meets the printed counts (but for 5% of 0.1b-64e's active ones); the "
+                "paper's has 256000. A row of the batch is the group that shares experts' room.",
+            ),
         ),
     )

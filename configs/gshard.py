@@ -57,6 +57,7 @@ def get_config(size="600b"):
             published=published,
             sources=("arXiv:2006.16668, sections 2.2 and 4",),
             unsure=("layers: 36, halved between the stacks", "vocab", "context", "norm", "position", "schedule", "bias", "head"),
-            notes="600B is the paper's name for 2048 experts and 36 layers; 18 layers of 2048 experts are 618B.",
+            notes="600B is the paper's name for 2048 experts and 36 layers; 18 layers of 2048 experts are 618B. "
+            "A row of the batch is a group here: of 128 tokens an expert takes one. The paper's groups are larger.",
         ),
     )

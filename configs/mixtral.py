@@ -19,7 +19,8 @@ def get_config(size="8x7b"):
             norm="rmsnorm(eps=1e-5)",
             position="rope(theta=1e6)",
             attention=f"gqa(heads={heads}, kv_heads={kv_heads})",
-            moe=f"moe(experts={experts}, top_k=2, router=softmax(renormalize=True, balance=0.02), expert=swiglu(d_ff={d_ff}))",
+            moe=f"moe(experts={experts}, top_k=2, router=softmax(renormalize=True, balance=0.02*top_k/layers), "
+            f"expert=swiglu(d_ff={d_ff}))",
             blocks=dict(block="pre(attention, moe)"),
             decoder=f"{layers}*block",
             head="untied",

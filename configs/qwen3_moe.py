@@ -11,7 +11,7 @@ SIZES = {  # layers, d_model, heads, kv_heads, head_dim, d_ff, experts, top_k, v
 
 def get_config(size="30b-a3b"):
     layers, d_model, heads, kv_heads, head_dim, d_ff, experts, top_k, vocab, context, published = SIZES[size]
-    router = "softmax(renormalize=True, balance=0.001)"
+    router = "softmax(renormalize=True, balance=0.001*top_k/layers)"
     return experiment(
         model=dict(
             vocab=vocab,

@@ -41,7 +41,7 @@ QUICKSTART = dict(  # minutes on two cores, on the Python standard library
     evaluation=dict(every="10%", max_tokens=32768),
 )
 RECIPES = {"tiny": dict(train=dict(TINY_TRAINING, objective="span_corruption")), "quickstart": QUICKSTART}
-LABEL = "The count printed is that of the experts alone, rounded."
+LABEL = "The count printed is that of the experts alone, rounded. A row of the batch is the group that shares experts' room."
 NOTES = {
     "base": LABEL,
     "large": LABEL,

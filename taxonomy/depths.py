@@ -1,5 +1,6 @@
 """Mixture-of-Depths: a block that only some tokens of a row go through (Raposo et al. 2024, arXiv:2404.02258)."""
 
+import fractions
 import math
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from taxonomy.layers import routing
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, project
 from taxonomy.layers.routers import real
+from taxonomy.ops import dispatch
 from taxonomy.registry import Annotated, Component, Init, component
 
 Inner = Annotated[Component, ("block",)]
@@ -71,8 +73,8 @@ class Depths(nn.Module):
 
     def _highest(self, r_BT: jax.Array, live_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Places (B, C) of the largest r of each row in the order of the row, and which of them are tokens."""
-        room = math.ceil(self.capacity * r_BT.shape[1])
-        places_BC = jnp.sort(jax.lax.top_k(jnp.where(live_BT, jax.lax.stop_gradient(r_BT), -jnp.inf), room)[1], axis=1)
+        room = math.ceil(fractions.Fraction(str(self.capacity)) * r_BT.shape[1])
+        places_BC = jnp.sort(dispatch.top_k(jnp.where(live_BT, jax.lax.stop_gradient(r_BT), -jnp.inf), room)[1], axis=1)
         return places_BC, _taken(live_BT, places_BC)
 
     def _sow(self, logit_BT: jax.Array, chosen_BT: jax.Array, live_BT: jax.Array) -> None:

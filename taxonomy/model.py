@@ -259,7 +259,7 @@ class WithGenerator(Transformer):
         sampled = cross_entropy.sample(*said, self._uniform(tokens), chunk)
         read, replaced = discriminate(targets, sampled, weights > 0)
         found = Transformer.loss(self, read, replaced.astype(jnp.int32), positions, segments, detection, train, **others)
-        return sums.replace(loss=sums.loss + found.loss, others={"detection": found})
+        return sums.replace(loss=sums.loss + found.loss, others={"detection": found}, routing=found.routing)
 
     def _uniform(self, tokens_BT: jax.Array) -> jax.Array:
         """A number in [0, 1) for each token: a function of the random key, which is a fixed one without the stream, and its row.

@@ -281,7 +281,7 @@ def model(section: Mapping[str, Any]) -> Model:
     if section.get("ahead") is not None:
         ahead = notation.layers(section["ahead"], blocks, scalars, "model.ahead")
         _check_ahead(ahead, resolved, present, keys, part("head"))
-    for layers in stacks.values():
+    for layers in (*stacks.values(), *(Layers((block,)) for block in ahead or ())):
         _check_lending(layers, resolved, None)
     norms = [
         _norm_after(key, section, keys, resolved, layers, part)

@@ -26,7 +26,7 @@ class _Track(nn.Module):
 class Tracks(nn.Module):
     """x plus what each of `count` tracks adds to it; a track is these blocks in turn, with parameters of its own.
 
-    Devices that hold a track each exchange nothing but the sum, once for all the blocks.
+    Tracks that stood on devices of their own would exchange nothing but the sum, once for all the blocks.
     """
 
     blocks: tuple[_Block, ...]

@@ -113,7 +113,7 @@ _unstacked = jax.jit(stack.unstack, static_argnums=1)
 
 def cast(params: Mapping[str, Any], model_spec: spec.Model, dtype: str) -> dict[str, Any]:
     """What the model casts at every use (matrices and tables), cast once: decoding reads all of it at every step."""
-    roles = (*MATRIX_ROLES, "embedding", "position")
+    roles = {*MATRIX_ROLES, "embedding", "position"} - {"router"}  # routers compute in float32
     module = model_lib.build(model_spec)
     declared = jax.eval_shape(lambda: module.init(jax.random.key(0), **model_lib.blank(model_spec)))["params"]
 

@@ -188,3 +188,15 @@ def algebra(kinds: Sequence[str]) -> str:
 def _runs(kinds: Sequence[str]) -> list[str]:
     counted = [(kind, len(list(run))) for kind, run in itertools.groupby(kinds)]
     return [kind if count == 1 else f"{count}*{kind}" for kind, count in counted]
+
+
+def balance(fields: Fields) -> str | None:
+    """What a layer's balance counts: their loss is one for all layers together, and adds up the shares of a token's choices."""
+    coefficient = fields.read("router_aux_loss_coef", float, 0.001)
+    return f"{coefficient}*top_k/layers" if coefficient else None
+
+
+def balance_field(model: spec.Model, moe: Component) -> float:
+    """The inverse."""
+    *_, layers = model.stacks.values()
+    return float(f"{moe['router'].get('balance', 0.0) * len(layers) / moe['top_k']:.12g}")

@@ -12,13 +12,11 @@ _DEFAULTS = rotary.Defaults(
 
 
 def _experts(fields: Fields, kinds: Sequence[str]) -> dict[str, str]:
-    # Their loss takes shares and probabilities over all layers together, so that the coefficient is of the same kind, not size.
-    balance = fields.read("router_aux_loss_coef", float, 0.001)
     moe = say(
         "moe",
         experts=fields.read("num_local_experts", int, 8),
         top_k=fields.read("num_experts_per_tok", int, 2),
-        router=say("softmax", renormalize=True, balance=balance or None),
+        router=say("softmax", renormalize=True, balance=decoders.balance(fields)),
         expert=decoders.mlp(fields, _DEFAULTS.d_ff, _DEFAULTS.act, GATED),
     )
     return dict(moe=moe)
@@ -34,7 +32,7 @@ def hf_config(model: spec.Model) -> dict:
         **decoders.mlp_fields(need(moe, "expert"), GATED),
         num_local_experts=moe["experts"],
         num_experts_per_tok=moe["top_k"],
-        router_aux_loss_coef=moe["router"].get("balance", 0.0),
+        router_aux_loss_coef=decoders.balance_field(model, moe),
     )
     return dict(**rotary.hf_config(model, _DEFAULTS, experts), sliding_window=attention["mask"].get("window"))
 

@@ -25,7 +25,7 @@ def _feedforwards(fields: Fields, kinds: Sequence[str]) -> dict[str, str]:
     router = say(
         "softmax",
         renormalize=fields.read("norm_topk_prob", bool, False) or None,
-        balance=fields.read("router_aux_loss_coef", float, 0.001) or None,
+        balance=decoders.balance(fields),
     )
     top_k = fields.read("num_experts_per_tok", int, 8)
     moe = say("moe", experts=_experts(fields), top_k=top_k, router=router, expert=say(act, d_ff=width))
@@ -57,7 +57,7 @@ def hf_config(model: spec.Model) -> dict:
         num_experts=moe["experts"],
         num_experts_per_tok=moe["top_k"],
         norm_topk_prob=moe["router"].get("renormalize", False),
-        router_aux_loss_coef=moe["router"].get("balance", 0.0),
+        router_aux_loss_coef=decoders.balance_field(model, moe),
         mlp_only_layers=list(dense),
     )
     window = attention["mask"].get("window")

@@ -7,6 +7,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from taxonomy import registry
 from taxonomy.errors import UserError, nearest
@@ -15,7 +16,6 @@ from taxonomy.layers.params import MATRIX_ROLES, Declared
 from taxonomy.layers.routers import Routed, load
 from taxonomy.layers.routing import Routing, sow
 from taxonomy.ops import layouts
-from taxonomy.ops.dispatch import Assignments
 from taxonomy.ops.layouts import Layout
 from taxonomy.registry import Annotated, Component, component
 
@@ -31,8 +31,10 @@ class MixtureOfExperts(nn.Module):
     """The sum of what the experts that a router chose make of a token, weighted; plus what `shared` makes of all tokens.
 
     capacity: an expert takes at most so many times its even share of a row's assignments, the rest are dropped and pass by the
-    layer; None drops nothing. evaluation_capacity: the same when not training. slots: the number of assignments itself, instead.
-    weigh: whether weights multiply what an expert gives or what it gets.
+    layer; None drops nothing. evaluation_capacity: the same when not training. slots: the number of assignments itself, instead. A
+    row is what papers call a group: its documents share the room, so with any bound what is dropped of one depends on those before
+    it, and a text read in pieces, or token by token, is not bounded as one read at once. weigh: whether weights multiply what an
+    expert gives or what it gets.
     """
 
     experts: int
@@ -54,13 +56,16 @@ class MixtureOfExperts(nn.Module):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be above 0 (None drops nothing)")
+        for name in ("experts", "top_k"):
+            if self.router[name] != getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)}, but its router has {name}={self.router[name]}")
         if self.slots is not None and (self.capacity or self.evaluation_capacity):
             raise ValueError("slots and capacity say the same: give one of them")
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         routed = registry.instantiate(self.router, name="router")(x_BTD, context)
-        layout = self._layout(routed.assignments, x_BTD.shape[1], context)
+        layout = self._layout(routed, x_BTD.shape[1], context)
         self._sow(routed, layout)
         rows = layout.gather(x_BTD, self.weigh == "input")
         y = registry.instantiate(self.expert, name="experts")(rows, context.replace(groups=layout.groups))
@@ -69,18 +74,21 @@ class MixtureOfExperts(nn.Module):
             y_BTD = y_BTD + registry.instantiate(self.shared, name="shared")(x_BTD, context)
         return y_BTD
 
-    def _layout(self, assignments: Assignments, time: int, context: Context) -> Layout:
-        slots = self._slots(time, context.train)
-        if slots is None:
-            return layouts.dropless(assignments, self.experts, time, _implementation(context.experts))
-        return layouts.with_capacity(assignments, self.experts, slots)
+    def _layout(self, routed: Routed, time: int, context: Context) -> Layout:
+        assignments, implementation = routed.assignments, _implementation(context.experts)
+        factor = self.capacity if context.train or self.evaluation_capacity is None else self.evaluation_capacity
+        if factor is None and self.slots is None:
+            return layouts.dropless(assignments, self.experts, time, implementation)
+        # Padding is given no room, so that a text is treated alike however long the row is that it stands in.
+        room_T = np.array([self._slots(tokens, factor) for tokens in range(time + 1)])
+        return layouts.with_capacity(assignments, self.experts, int(room_T[-1]), jnp.asarray(room_T)[routed.live_BT.sum(1)])
 
-    def _slots(self, time: int, train: bool) -> int | None:
-        factor = self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
+    def _slots(self, tokens: int, factor: float | None) -> int:
+        """How many of a row's tokens an expert takes."""
         if factor is None:
-            return None if self.slots is None else min(time, self.slots)
+            return min(tokens, self.slots)
         # Exactly: 10 tokens times 1.1 are 11 slots, but more than 11 in floating point.
-        return min(time, math.ceil(time * self.top_k * fractions.Fraction(str(factor)) / self.experts))
+        return min(tokens, math.ceil(tokens * self.top_k * fractions.Fraction(str(factor)) / self.experts))
 
     def _sow(self, routed: Routed, layout: Layout) -> None:
         load_E = load(routed.assignments, self.experts).sum(0)

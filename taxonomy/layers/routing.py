@@ -73,8 +73,8 @@ def figures(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
     """What to watch, over all layers.
 
     router_loss: per token that counts. router_entropy: in nats. dropped_fraction: of assignments. expert_load: mean shares of
-    assignments times the number of experts. expert_load_max: the largest of any layer. depth_loss, depth_accuracy: of predicting
-    which tokens go through a layer.
+    assignments times the number of experts. expert_load_max, expert_load_min: the extremes of any layer. depth_loss,
+    depth_accuracy: of predicting which tokens go through a layer.
     """
     predicted = [one for _, one in layers(tree, Predicted)]
     if predicted:
@@ -95,6 +95,7 @@ def _of_experts(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
         "router_entropy": total("entropy") / total("tokens"),
         "dropped_fraction": total("dropped") / total("load_E"),
         "expert_load_max": jnp.stack([one.max() for one in share]).max(),
+        "expert_load_min": jnp.stack([one.min() for one in share]).min(),
     }
     if len({one.shape[-1] for one in share}) == 1:
         flat = jnp.concatenate([one.reshape(-1, one.shape[-1]) for one in share])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from taxonomy.ops.dispatch import ranks
 
 PRECISION = 200  # how often the smallest raise of a price goes into the range of a row's scores
-_ROUNDS = 2000  # a token that has no expert by then, as when scores are not finite, goes to that of its highest score
+_ROUNDS = 2000  # tokens that have no expert by then, as where most are alike, take the places that are left in turn
 
 
 def balanced(scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
@@ -14,7 +14,8 @@ def balanced(scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
 
     In every row no expert gets more than ceil(n / E) of the n live tokens. Tokens without an expert bid for the one they gain most
     from at its price, which is the lowest bid that it has accepted once it is full (Bertsekas & Castanon 1989, "The auction
-    algorithm for the transportation problem"). The sum is within n / 200 of the range of the row's scores of the largest there is.
+    algorithm for the transportation problem"). The sum is within n / 200 of the range of the row's scores of the largest there is,
+    unless many tokens are so much alike that the auction does not end in time.
     """
     return jax.vmap(_row)(scores_BTE.astype(jnp.float32), live_BT)
 
@@ -47,4 +48,8 @@ def _row(scores_TE: jax.Array, live_T: jax.Array) -> jax.Array:
 
     start = jnp.zeros(time, jnp.int32), jnp.zeros(time, bool), jnp.zeros(time), 0
     expert_T, accepted_T, _, _ = jax.lax.while_loop(unfinished, bid, start)
-    return jnp.where(accepted_T, expert_T, scores_TE.argmax(1)).astype(jnp.int32)
+    taken_E = jnp.bincount(jnp.where(accepted_T, expert_T, experts), length=experts + 1)[:-1]
+    left_T = live_T & ~accepted_T
+    place_T = jnp.searchsorted(jnp.cumsum(limit - taken_E), jnp.cumsum(left_T) - 1, side="right").clip(max=experts - 1)
+    expert_T = jnp.where(accepted_T, expert_T, jnp.where(left_T, place_T, scores_TE.argmax(1)))
+    return expert_T.astype(jnp.int32)

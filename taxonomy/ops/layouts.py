@@ -133,19 +133,21 @@ class WithCapacity(Layout):
         return slots.scatter(y_BECD.reshape(rows, slots.size, -1), time, weigh)
 
 
-def with_capacity(assignments: Assignments, experts: int, capacity: int) -> WithCapacity:
-    """`capacity` slots for every expert and row, taken in order of precedence."""
+def with_capacity(assignments: Assignments, experts: int, capacity: int, room_B: jax.Array | None = None) -> WithCapacity:
+    """`capacity` slots for every expert and row, taken in order of precedence; of them a row uses room_B, or all."""
+    if room_B is None:
+        room_B = jnp.full(assignments.tokens_BA.shape[0], capacity)
     peers = Peers.of(assignments.tokens_BA.shape[0], experts)
 
-    def local(assignments):
+    def local(assignments, room_B):
         experts_BA = jnp.where(assignments.live_BA, assignments.experts_BA, experts)
         ranks_BA, _ = jax.vmap(lambda row: ranks(row, experts))(experts_BA)
-        kept_BA = (experts_BA < experts) & (ranks_BA < capacity)
+        kept_BA = (experts_BA < experts) & (ranks_BA < room_B[:, None])
         slots_BA = jnp.where(kept_BA, experts_BA * capacity + ranks_BA, experts * capacity)
         return Slots(assignments, slots_BA, experts * capacity)
 
     place = PartitionSpec(peers.batch)
-    return WithCapacity(sharding.locally(local, (place,), place)(assignments), Groups(experts), peers)
+    return WithCapacity(sharding.locally(local, (place, place), place)(assignments, room_B), Groups(experts), peers)
 
 
 class Dropless(Layout):

@@ -28,6 +28,11 @@ def decay_mask(declared: Any) -> Any:
     return jax.tree.map(lambda d: d.role not in ("gain", "bias", "selection"), declared, is_leaf=_is_declared)
 
 
+def _stacked(declared: Declared, *names: str) -> int:
+    """How many leading axes hold several parameters of these kinds."""
+    return sum(name in names for name in declared.names)
+
+
 class Optimizer:
     """An optax transformation for parameters declared as they are."""
 
@@ -97,7 +102,7 @@ def _relative_to_parameters(declared: Any, smallest: float = 1e-3) -> optax.Grad
     """Clips each layer's update to a root mean square of one and multiplies it by that of the parameter."""
 
     def one(d: Declared, update: jax.Array, parameter: jax.Array) -> jax.Array:
-        axes = tuple(range(d.names.count("layers"), update.ndim))
+        axes = tuple(range(_stacked(d, "layers", "tracks"), update.ndim))
         size = lambda x: jnp.sqrt(jnp.mean(jnp.square(x), axes, keepdims=True))  # noqa: E731
         return update / jnp.maximum(1.0, size(update)) * jnp.maximum(size(parameter), smallest)
 
@@ -144,7 +149,7 @@ def _matrix_axes(declared: Declared) -> optax.contrib.MuonDimensionNumbers | Non
     """The input and output axes of a projection inside the stack; None for other parameters."""
     if declared.role not in MATRIX_ROLES or declared.role == "output":
         return None
-    shape, first = declared.value.shape, sum(name in ("layers", "experts") for name in declared.names)
+    shape, first = declared.value.shape, _stacked(declared, "layers", "tracks", "experts")
     inputs, size = first, 1
     while size < declared.fan_in:
         size *= shape[inputs]

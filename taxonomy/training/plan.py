@@ -9,6 +9,7 @@ import ml_collections
 from taxonomy import model, registry, sharding, spec
 from taxonomy.data.mixture import Mixture
 from taxonomy.errors import UserError, nearest
+from taxonomy.layers.experts import IMPLEMENTATIONS
 from taxonomy.objectives.objective import Lengths, Objective, check
 from taxonomy.ops.losses import Loss
 from taxonomy.stack import REMAT_POLICIES
@@ -67,7 +68,11 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
     """Reads every field of the config. Raises UserError naming the first one that is wrong."""
     train = config.train
     parsed = spec.model(config.model.to_dict())
-    for key, value, allowed in (("dtype", train.dtype, DTYPES), ("remat", train.remat, REMAT_POLICIES)):
+    for key, value, allowed in (
+        ("dtype", train.dtype, DTYPES),
+        ("remat", train.remat, REMAT_POLICIES),
+        ("experts", train.experts, IMPLEMENTATIONS),
+    ):
         if value not in allowed:
             raise UserError(f"config.train.{key}: unknown value {value!r}{nearest(value, allowed)}")
     context = train.context or parsed.context

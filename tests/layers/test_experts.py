@@ -180,6 +180,23 @@ def test_capacity_is_the_share_of_a_row_times_a_factor_rounded_up(time, experts,
     assert float(state["routing"]["sums"].dropped) == 2 * top_k * (time - slots)
 
 
+def test_padding_is_given_no_room():
+    """The same tokens in rows of two lengths: an expert takes ceil(10 / 4) of them in both."""
+    sentence = "moe(experts=4, top_k=1, router=softmax, expert=relu(d_ff=4), capacity=1.0)"
+    scope = spec.Scope("mlp", {"d_model": 2}, {"initializer": "normal(std=1)"})
+    module = registry.instantiate(spec.resolve(sentence, ("feedforward",), scope))
+    x = np.random.default_rng(0).standard_normal((1, 10, 2)).astype(np.float32)
+    params = module.init(jax.random.key(0), jnp.asarray(x), Context(jnp.arange(10)[None]))["params"]
+    found = []
+    for length in (10, 40):
+        padded = jnp.pad(jnp.asarray(x), ((0, 0), (0, length - 10), (0, 0)))
+        places = Context(jnp.where(jnp.arange(length) < 10, jnp.arange(length), -1)[None])
+        y, state = module.apply({"params": params}, padded, places, mutable=["routing"])
+        found.append((y[:, :10], state["routing"]["sums"].dropped))
+    assert found[0][1] > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -195,6 +212,7 @@ def test_capacity_is_the_share_of_a_row_times_a_factor_rounded_up(time, experts,
         ("top_k=1, router=softmax(groups=3, group_best=3)", "group_best=3 must be from 1 to the 2 experts of a group"),
         ("top_k=1, router=expert_choice(balance=0.1)", "expert_choice has no argument 'balance'"),
         ("top_k=1, router=softmax, capacity=0", "capacity=0.0 must be above 0 (None drops nothing)"),
+        ("top_k=1, router=softmax(experts=8)", "experts=6, but its router has experts=8"),
         ("top_k=1, router=softmax, slots=3, capacity=1", "slots and capacity say the same: give one of them"),
     ],
 )

@@ -34,3 +34,12 @@ def test_the_auction_is_even_and_nearly_the_best(time, experts, skew):
 def test_scores_that_are_not_finite_end_the_auction():
     scores = np.full((1, 8, 2), np.nan, np.float32)
     assert jax.jit(assignment.balanced)(scores, np.ones((1, 8), bool)).shape == (1, 8)
+
+
+@pytest.mark.parametrize("worse", [0.0, 1.0])
+def test_tokens_alike_are_spread_evenly(worse):
+    """As a new model's are: the auction does not end in time, with a worse expert among them even less."""
+    scores = np.zeros((1, 64, 16), np.float32) + 1e-4 * np.random.default_rng(0).standard_normal((1, 64, 16)).astype(np.float32)
+    scores[..., 3] -= worse
+    found = np.asarray(jax.jit(assignment.balanced)(scores, np.ones((1, 64), bool)))
+    assert np.bincount(found[0], minlength=16).tolist() == [4] * 16
