@@ -102,6 +102,7 @@ def test_figures():
         "dropped_fraction": (2 + 1 + 1) / 24,
         "expert_load": [(0.5 + 2 + 1) / 3, (1.5 + 0 + 1) / 3],
         "expert_load_max": 2.0,
+        "expert_load_min": 0.0,
     }
     assert found.keys() == expected.keys()
     for name, figure in expected.items():
