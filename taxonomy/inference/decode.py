@@ -186,7 +186,7 @@ class Decoding:
         if isinstance(sampler, str):
             sampler = registry.create("sampler", sampler, "sampler")
         vocab_size = model_spec.vocab if vocab_size is None else vocab_size
-        prompts_lib.check(model_spec, prompts, inputs, max_new_tokens, vocab_size)
+        prompts_lib.check(model_spec, prompts, inputs, max_new_tokens, vocab_size, unconditional)
         _check_sampler(sampler, vocab_size)
         if n < 1:
             raise UserError(f"n: must be at least 1, got {n}")
@@ -199,7 +199,6 @@ class Decoding:
         guided = unconditional is not None
         if guided:
             prompts, inputs = _with_unconditional(prompts, inputs, unconditional)
-            prompts_lib.check(model_spec, prompts, inputs, max_new_tokens, vocab_size)
         model_spec, params = steps.ready(model_spec, params)
         room = prompts_lib.rounded(max_new_tokens)
         program, logits, cache, *read = steps.read(model_spec, params, prompts, inputs, n, room, vocab_size, dtype, piece)
@@ -232,8 +231,6 @@ class Decoding:
 
 def _with_unconditional(prompts, inputs, unconditional):
     """Prompts and inputs, followed by those without their condition."""
-    if len(unconditional) != len(prompts):
-        raise UserError(f"unconditional: needs one row a prompt, {len(prompts)}, got {len(unconditional)}")
     if inputs is None:
         return [*prompts, *unconditional], None
     return [*prompts, *prompts], [*inputs, *unconditional]

@@ -31,31 +31,50 @@ def padded(rows: Sequence[Sequence[int]], multiple: int | None = None) -> tuple[
 
 
 def check(
-    model_spec: spec.Model, prompts: Sequence[Sequence[int]], inputs: Sequence | None, max_new_tokens: int, vocab_size: int
+    model_spec: spec.Model,
+    prompts: Sequence[Sequence[int]],
+    inputs: Sequence[Sequence[int]] | None,
+    max_new_tokens: int,
+    vocab_size: int,
+    unconditional: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Raises UserError when a model cannot continue these prompts, or cannot do so for so long."""
+    """Raises UserError when a model cannot continue these prompts, or cannot do so for so long.
+
+    `inputs` are read by an encoder; `unconditional` stand for them, or without an encoder for the prompts.
+    """
     if "decoder" not in model_spec.stacks:
         raise UserError("generate: the model is an encoder; it has nothing to continue a text with")
-    if (inputs is not None) != (len(model_spec.stacks) > 1) or (inputs is not None and len(inputs) != len(prompts)):
-        raise UserError(
-            f"inputs: a model that is {model_spec.structure} takes {'one row' if len(model_spec.stacks) > 1 else 'none'} a prompt"
-        )
+    beside = len(model_spec.stacks) > 1
+    if (inputs is not None) != beside or (inputs is not None and len(inputs) != len(prompts)):
+        raise UserError(f"inputs: a model that is {model_spec.structure} takes {'one row' if beside else 'none'} a prompt")
+    if unconditional is not None and len(unconditional) != len(prompts):
+        raise UserError(f"unconditional: needs one row a prompt, {len(prompts)}, got {len(unconditional)}")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens: must be at least 1, got {max_new_tokens}")
     if not 1 <= vocab_size <= model_spec.vocab:
         raise UserError(f"vocab_size: the tokenizer has {vocab_size} tokens, the model {model_spec.vocab}; at most that is allowed")
+    inputs, unconditional = ([] if rows is None else rows for rows in (inputs, unconditional))
+    for name, rows in (("prompts", prompts), ("inputs", inputs), ("unconditional", unconditional)):
+        _check_tokens(name, rows, model_spec.vocab)
     limit = model_lib.position_limit(model_spec)
-    for i, prompt in enumerate(prompts):
-        if len(prompt) == 0:
-            raise UserError(f"prompts[{i}]: needs at least one token")
-        if not 0 <= min(prompt) <= max(prompt) < model_spec.vocab:
-            raise UserError(
-                f"prompts[{i}]: tokens {min(prompt)} to {max(prompt)} are not all below the model's vocab={model_spec.vocab}"
-            )
+    if limit is None:
+        return
+    for name, rows in (("inputs", inputs), ("unconditional", unconditional if beside else [])):
+        for i, row in enumerate(rows):
+            if len(row) > limit:
+                raise UserError(f"{name}[{i}]: has {len(row)} tokens, but the model knows {limit} positions")
+    for row in [*prompts, *([] if beside else unconditional)]:
         # The last new token is never read, so it needs no position.
-        if limit is not None and len(prompt) + max_new_tokens - 1 > limit:
-            left = max(0, limit + 1 - len(prompt))
-            message = (
-                f"max_new_tokens: {max_new_tokens} after a prompt of {len(prompt)} tokens, but the model knows {limit} positions"
-            )
+        if len(row) + max_new_tokens - 1 > limit:
+            left = max(0, limit + 1 - len(row))
+            message = f"max_new_tokens: {max_new_tokens} after a prompt of {len(row)} tokens, but the model knows {limit} positions"
             raise UserError(f"{message}; at most {left} allowed")
+
+
+def _check_tokens(name: str, rows: Sequence[Sequence[int]], vocab: int) -> None:
+    """Raises UserError for a row without tokens or with one that the model does not know."""
+    for i, row in enumerate(rows):
+        if len(row) == 0:
+            raise UserError(f"{name}[{i}]: needs at least one token")
+        if not 0 <= min(row) <= max(row) < vocab:
+            raise UserError(f"{name}[{i}]: tokens {min(row)} to {max(row)} are not all below the model's vocab={vocab}")

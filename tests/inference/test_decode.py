@@ -260,11 +260,28 @@ def test_positions_end_where_their_parameters_do(family, tiny):
         ([[1]], {"sampler": "banned((0, 1))", "vocab_size": 2}, "sampler: all 2 tokens are banned"),
         ([[1]], {"n": 0}, "n: must be at least 1, got 0"),
         ([[1]], {"unconditional": [[1], [2]]}, "unconditional: needs one row a prompt, 1, got 2"),
+        ([[1]], {"unconditional": [[]]}, r"unconditional\[0\]: needs at least one token"),
+        ([[1]], {"unconditional": [[512]]}, r"unconditional\[0\]: tokens 512 to 512 .* vocab=512"),
     ],
 )
 def test_bad_input(rolling, prompts, how, complaint):
     with pytest.raises(UserError, match=complaint):
         generated(rolling, prompts, **how)
+
+
+@pytest.mark.parametrize("name", ["inputs", "unconditional"])
+def test_bad_input_of_an_encoder(name, tiny):
+    """What an encoder reads has to be known to it as well, whether it is the condition or stands for its lack."""
+    one = tiny("bart")
+    vocab, limit = one.spec.vocab, model_lib.position_limit(one.spec)
+    prompts_lib.check(one.spec, [[1]], [[1] * limit], 4, vocab, [[1] * limit])
+    for row, complaint in (
+        ([], "needs at least one token"),
+        ([-1, vocab], f"tokens -1 to {vocab} are not all below the model's vocab={vocab}"),
+        ([1] * (limit + 1), f"has {limit + 1} tokens, but the model knows {limit} positions"),
+    ):
+        with pytest.raises(UserError, match=rf"^{name}\[1\]: {complaint}$"):
+            generated(one, [[1], [2]], **{"inputs": [[1], [2]], "unconditional": [[1], [2]], name: [[1], row]})
 
 
 def test_no_prompts(rolling):
