@@ -19,12 +19,12 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt_file", [], "File whose whole text is a prompt; may be given several times.")
     flags.DEFINE_integer("max_new_tokens", 64, "Tokens to add to each prompt at most.")
     flags.DEFINE_string("sampler", None, "How tokens are drawn, such as chain(repetition(1.2), top_p(0.9)); greedy by default.")
-    flags.DEFINE_integer("seed", 0, "Of the drawing; the same seed gives the same text.")
+    flags.DEFINE_integer("seed", None, "Of the drawing; the same seed gives the same text; 0 by default.")
     flags.DEFINE_multi_string("stop", [], "A text ends before this; may be given several times.")
     flags.DEFINE_integer("n", 1, "Texts for each prompt.")
     flags.DEFINE_bool("stream", False, "Print the text while it is written; of one prompt.")
     flags.DEFINE_integer("beams", None, "Search for the likeliest texts with so many beams, instead of drawing.")
-    flags.DEFINE_string("length_penalty", "power(1.0)", "What log-probabilities of found texts are divided by; or gnmt(0.6).")
+    flags.DEFINE_string("length_penalty", None, "Of --beams: what a text's log-probability is divided by; power(1.0) by default.")
 
 
 def main(argv: list[str]) -> None:
@@ -37,16 +37,19 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--{name}: must be at least 1, got {given[name].value}")
     how = {"max_new_tokens": given.max_new_tokens}
     if given.beams is None:
+        if given.length_penalty is not None:
+            raise UserError("--length_penalty: only with --beams; texts that are drawn are not compared")
         registry.create("sampler", given.sampler or "greedy", "--sampler")
-        how |= {"sampler": given.sampler or "greedy", "seed": given.seed, "stop": given.stop, "n": given.n}
+        how |= {"sampler": given.sampler or "greedy", "seed": given.seed or 0, "stop": given.stop, "n": given.n}
     else:
-        registry.create("length_penalty", given.length_penalty, "--length_penalty")
-        for name in ("sampler", "stop", "stream"):
-            if given[name].value:
+        penalty = given.length_penalty or "power(1.0)"
+        registry.create("length_penalty", penalty, "--length_penalty")
+        for name in ("sampler", "seed", "stop", "stream"):
+            if given[name].value != given[name].default:
                 raise UserError(f"--{name}: not with --beams, which draws nothing and knows a text only at its end")
         if given.n > given.beams:
             raise UserError(f"--n: at most --beams={given.beams}, got {given.n}")
-        how |= {"beams": given.beams, "length_penalty": given.length_penalty, "n": given.n}
+        how |= {"beams": given.beams, "length_penalty": penalty, "n": given.n}
     prompts = [*given.prompt, *(_read(path) for path in given.prompt_file)] or [""]
     if given.stream and len(prompts) * given.n > 1:
         raise UserError(f"--stream: writes one text, not {len(prompts) * given.n}")

@@ -72,6 +72,8 @@ def test_beams(tiny, workdir):
         (["--workdir=x", "--max_new_tokens=0"], "--max_new_tokens: must be at least 1"),
         (["--workdir=x", "--beams=0"], "--beams: must be at least 1, got 0"),
         (["--workdir=x", "--beams=2", "--sampler=greedy"], "--sampler: not with --beams"),
+        (["--workdir=x", "--beams=2", "--seed=0"], "--seed: not with --beams"),
+        (["--workdir=x", "--length_penalty=gnmt(0.6)"], "--length_penalty: only with --beams"),
         (["--workdir=x", "--beams=2", "--length_penalty=power"], "--length_penalty: power needs the argument 'exponent'"),
         (["--workdir=x", "--beams=2", "--n=3"], "--n: at most --beams=2, got 3"),
         (["--workdir=x", "--stream", "--n=2"], "--stream: writes one text, not 2"),

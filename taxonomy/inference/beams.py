@@ -84,7 +84,8 @@ def search(
     stops_S = steps.stops(stop_token)
     if not 1 <= beams <= vocab_size - stops_S.size:
         raise UserError(f"beams: must be at least 1 and at most {vocab_size - stops_S.size}, the tokens that go on, got {beams}")
-    if early_stopping not in (True, False, "never"):
+    # Not 1: it is equal to True and has its hash, by which compiled programs are found, but is not True.
+    if not (isinstance(early_stopping, bool) or early_stopping == "never"):
         raise UserError(f"early_stopping: must be True, False or 'never', got {early_stopping!r}")
     if not prompts:
         return []

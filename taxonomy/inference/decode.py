@@ -190,6 +190,8 @@ class Decoding:
         _check_sampler(sampler, vocab_size)
         if n < 1:
             raise UserError(f"n: must be at least 1, got {n}")
+        if guidance != 1.0 and unconditional is None:
+            raise UserError(f"guidance: {guidance} needs `unconditional`, the rows to be guided away from")
         self._limit, self._sampler = max_new_tokens, sampler
         self.tokens: list[list[int]] = [[] for _ in range(n * len(prompts))]
         self.ended = [False] * len(self.tokens)

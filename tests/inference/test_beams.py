@@ -72,6 +72,7 @@ def test_length_penalties():
         ({"beams": 6, "stop_token": 3}, "beams: must be at least 1 and at most 5, the tokens that go on, got 6"),
         ({"length_penalty": "wu(1)"}, "length_penalty: unknown length_penalty 'wu'"),
         ({"early_stopping": "soon"}, "early_stopping: must be True, False or 'never', got 'soon'"),
+        ({"early_stopping": 1}, "early_stopping: must be True, False or 'never', got 1"),
         ({"max_new_tokens": 0}, "max_new_tokens: must be at least 1"),
     ],
 )

@@ -258,6 +258,7 @@ def test_positions_end_where_their_parameters_do(family, tiny):
         ([[1]], {"sampler": "top_z(1)"}, "sampler: unknown sampler 'top_z'"),
         ([[1]], {"sampler": "chain(banned(600), greedy)"}, "sampler: token 600 is not below the vocabulary of 512"),
         ([[1]], {"sampler": "banned((0, 1))", "vocab_size": 2}, "sampler: all 2 tokens are banned"),
+        ([[1]], {"guidance": 3.0}, "guidance: 3.0 needs `unconditional`"),
         ([[1]], {"n": 0}, "n: must be at least 1, got 0"),
         ([[1]], {"unconditional": [[1], [2]]}, "unconditional: needs one row a prompt, 1, got 2"),
         ([[1]], {"unconditional": [[]]}, r"unconditional\[0\]: needs at least one token"),
