@@ -56,16 +56,18 @@ def written(value: int | float) -> str:
 def with_calculator(sample: Callable[[Sequence[str]], Sequence[str]], prompts: Sequence[str], calls: int = 8) -> list[str]:
     """What a model says to each prompt, with the calculator's values instead of its own.
 
-    `sample` continues texts. After a call the text is cut, `value>>` is written and the model goes on, at most `calls` times; a
-    call that is no arithmetic stays as the model wrote it.
+    `sample` continues texts, as many at every time as there are prompts, so that no other number of rows has to be compiled; those
+    that make up the number are dropped. After a call the text is cut, `value>>` is written and the model goes on, at most `calls`
+    times; a call that is no arithmetic stays as the model wrote it.
     """
     said, open_places = [""] * len(prompts), list(range(len(prompts)))
     for _ in range(calls + 1):
         if not open_places:
             break
-        new = sample([prompts[place] + said[place] for place in open_places])
+        surplus = len(prompts) - len(open_places)
+        new = sample([prompts[place] + said[place] for place in [*open_places, *open_places[-1:] * surplus]])
         called = []
-        for place, text in zip(open_places, new, strict=True):
+        for place, text in zip(open_places, new[: len(open_places)], strict=True):
             end, value = _first_call(text)
             said[place] += text if end is None else f"{text[:end]}{value}>>"
             if end is not None:

@@ -36,10 +36,9 @@ class FewShot:
     def answer(self, said: str) -> str:
         """The text up to where the model begins a question of its own."""
         before, _, after = self._pieces
-        for end in (after + before, after):
-            if end.strip():
-                said = said.partition(end)[0]
-        return said.partition(after)[0].strip() if after else said.strip()
+        # White space behind a target may stand within it too: what stands before the next question tells them apart, if anything.
+        end = after if after.strip() or not before.strip() else after + before
+        return (said.partition(end)[0] if end else said).strip()
 
     def answers(self, said: Sequence[str]) -> list[str]:
         """The answers in several texts."""

@@ -11,6 +11,8 @@ def test_examples_stand_before_the_question():
     shots = FewShot((("1+1?", "It is 2."), ("2+2?", "It is 4.")), instruction="Add.\n")
     assert shots.prompt("3+3?") == "Add.\nQ: 1+1?\nA: It is 2.\n\nQ: 2+2?\nA: It is 4.\n\nQ: 3+3?\nA:"
     assert shots.answers([" It is 6.\n\nQ: 4+4?\nA: 8", " It is 6."]) == ["It is 6."] * 2
+    worked = " First 2+2=4.\n\nThen 4+1=5. The answer is 5."
+    assert shots.answers([worked, f"{worked}\n\nQ: 1?"]) == [worked.strip()] * 2
     plain = FewShot((("a", "b"),), template="{input} -> {target}\n")
     assert plain.prompt("c") == "a -> b\nc ->" and plain.answer(" d\ne -> f") == "d"
 
@@ -64,6 +66,6 @@ def test_the_calculator_answers_instead_of_the_model():
     asked = []
     said = with_calculator(sample, ["Half of 48?", "Why?"])
     assert said == [" It is <<48/2=24>>24. Twice that is <<24*2=48>>48.", " Because <<x=1>>."]
-    assert [len(texts) for texts in asked] == [2, 1, 1]
+    assert [len(texts) for texts in asked] == [2, 2, 2]  # one shape, so one program
     endless = with_calculator(lambda texts: ["<<1+1="] * len(texts), ["a"], calls=3)
     assert endless == ["<<1+1=2>>" * 4]
