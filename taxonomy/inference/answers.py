@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from taxonomy import registry
 from taxonomy.errors import UserError
+from taxonomy.inference import steps
 from taxonomy.inference.decode import Tokenizer, generate_tokens
 from taxonomy.objectives.objective import Lengths
 
@@ -71,9 +73,10 @@ def written(
     tokenizer: Tokenizer,
     room: int,
     sampler: str = "greedy",
-    seed: int = 0,
+    seed: int | jax.Array = 0,
 ) -> list[list[int]]:
-    """At most `room` new tokens for each row."""
+    """At most `room` new tokens for each row. A seed, or a key, gives every batch a key of its own."""
+    key = steps.key(seed)
     said: dict[int, list[int]] = {}
     # Inputs of like lengths together: rows of a batch are padded to the longest.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].inputs or rows[i].begun))
@@ -87,7 +90,7 @@ def written(
             inputs=None if plan.lengths.inputs is None else [rows[i].inputs for i in full],
             max_new_tokens=room,
             sampler=sampler,
-            seed=seed + number,
+            seed=jax.random.fold_in(key, number),
             stop_token=tokenizer.document_end,
             vocab_size=tokenizer.vocab_size,
         )

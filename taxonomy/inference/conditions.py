@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from taxonomy import registry
 from taxonomy.data import examples
 from taxonomy.inference import answers
@@ -53,8 +55,8 @@ def model_sampler(
             places = range(turn, len(prompts), len(given))
             asked = [[int(token) for token in tokenizer.encode(condition.prefix + prompts[place])] for place in places]
             rows = [answers.question(lengths, tokens, tokenizer, separator, room, good) for tokens in asked]
-            # A seed for every batch of every condition.
-            new = answers.written(plan, params, rows, tokenizer, room, condition.sampler, seed + turn * len(prompts))
+            key = jax.random.fold_in(jax.random.key(seed), turn)
+            new = answers.written(plan, params, rows, tokenizer, room, condition.sampler, key)
             said |= {place: body(_text(tokenizer, row.begun, tokens)) for place, row, tokens in zip(places, rows, new, strict=True)}
         return [said[place] for place in range(len(prompts))]
 

@@ -163,7 +163,7 @@ class Decoding:
         max_new_tokens: int,
         inputs: Sequence[Sequence[int]] | None = None,
         sampler: str | Sampler = "greedy",
-        seed: int = 0,
+        seed: int | jax.Array = 0,
         n: int = 1,
         stop_token: int | Sequence[int] | None = None,
         vocab_size: int | None = None,
@@ -177,7 +177,7 @@ class Decoding:
         Each is followed by `n` rows of at most `max_new_tokens`, which end before a `stop_token`; the rows of a prompt stand side
         by side. `params` are in the scanned or the unrolled layout. Tokens of `vocab_size` and above are never drawn. Prompts may
         differ in length; what a prompt's greedy continuation is does not depend on the others. `inputs` are read by the encoder
-        beside the decoder, one row for each prompt. Prompts are read in pieces of at most `piece` tokens.
+        beside the decoder, one row for each prompt. Prompts are read in pieces of at most `piece` tokens. `seed` may be a key.
 
         With `unconditional`, one row for each prompt (or, with an encoder, for each row of inputs) that lacks its condition, logits
         are conditional + guidance * (conditional - unconditional): classifier-free guidance (Ho & Salimans 2022,
@@ -204,8 +204,8 @@ class Decoding:
         model_spec, params = steps.ready(model_spec, params)
         room = prompts_lib.rounded(max_new_tokens)
         program, logits, cache, *read = steps.read(model_spec, params, prompts, inputs, n, room, vocab_size, dtype, piece)
-        key, weight = jax.random.key(seed), np.float32(guidance) if guided else None
-        self._drawing = steps.Drawing(key, steps.stops(stop_token), weight)
+        weight = np.float32(guidance) if guided else None
+        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight)
         self._state = steps.begin(program, sampler, room, cache, logits, *read, self._drawing)
         self._program, self._params = program, steps.unrolled(program, params)
 

@@ -67,6 +67,11 @@ def ready(model_spec: spec.Model, params: Mapping[str, Any]) -> tuple[spec.Model
     return model_spec, {**params, **{name: stack.restack(params[name], layers) for name, layers in loops.items()}}
 
 
+def key(seed: int | jax.Array) -> jax.Array:
+    """The key of all draws, from a seed or given as it is."""
+    return seed if isinstance(seed, jax.Array) else jax.random.key(seed)
+
+
 def stops(stop_token: int | Sequence[int] | None) -> np.ndarray:
     """Tokens at which rows end, (S,)."""
     return np.array([] if stop_token is None else stop_token, np.int32).reshape(-1)

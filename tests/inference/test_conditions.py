@@ -1,5 +1,6 @@
 """What a model is told before it writes programs, and what is made of what it says."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ SEPARATOR = BytesTokenizer.vocab_size
 
 @pytest.fixture
 def asked(tiny, monkeypatch):
-    """The rows, inputs and samplers of a model that is asked for texts, and the texts."""
+    """The rows, inputs, samplers and keys of a model that is asked for texts, and the texts."""
 
     def ask(family, objective, prompts, given, **options):
         config = config_lib.load_config(f"{family}:tiny", {"data.tokenizer": "bytes()", "train.objective": objective})
@@ -24,7 +25,7 @@ def asked(tiny, monkeypatch):
         decode = answers.generate_tokens
 
         def spy(model, params, rows, inputs=None, **given):
-            calls.append((rows, inputs, given["sampler"], given["seed"]))
+            calls.append((rows, inputs, given["sampler"], tuple(jax.random.key_data(given["seed"]).tolist())))
             return decode(model, params, rows, inputs=inputs, **given)
 
         monkeypatch.setattr(answers, "generate_tokens", spy)
@@ -40,9 +41,17 @@ def test_conditions_take_turns(asked):
     _, calls, texts = asked("llama", "causal", ["ab", "ab", "ab", "ab", "ab"], given)
     assert [sampler for _, _, sampler, _ in calls] == ["greedy", "temperature(0.5)"] * 2
     assert [rows[0] for rows, *_ in calls] == [[START, *b"ab"]] * 2 + [[START, *b"# x\nab"]] * 2
-    assert [len(rows) for rows, *_ in calls] == [2, 1, 1, 1] and len({seed for *_, seed in calls}) == 4
+    assert [len(rows) for rows, *_ in calls] == [2, 1, 1, 1] and len({key for *_, key in calls}) == 4
     assert texts[0] == texts[4] and len(texts) == 5
     assert asked("llama", "causal", ["ab"] * 5, given)[2] == texts
+
+
+def test_runs_of_other_seeds_share_no_draws(asked, monkeypatch):
+    """Nor do batches and conditions of one run."""
+    monkeypatch.setattr(answers, "BATCH", 1)
+    given = conditions.conditions(["greedy"], ["", "#"])
+    keys = [key for seed in (0, 1) for *_, key in asked("llama", "causal", ["ab"] * 4, given, seed=seed)[1]]
+    assert len(keys) == len(set(keys)) == 8
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
