@@ -5,6 +5,8 @@ encoder_family              the same for families with an encoder
 tiny(family)                its config, its parsed model and random parameters, made once a session
 packed(vocab, time, rows)   a random batch of documents packed into rows
 nudged(model, ...)          logits with an offset added to the embedded inputs, to differentiate by
+
+A test marked `slow_by_family` is taken once for all families made of the same components, with whatever arguments.
 """
 
 import functools
@@ -148,6 +150,29 @@ def _nudged(model: Transformer, params: Any, batch: tuple, offset_BTD: jax.Array
 
     with nn.intercept_methods(add):
         return model.apply({"params": params}, *batch)
+
+
+def _alike(families: list[str]) -> set[str]:
+    """The families that have the same components as one before them."""
+    first: dict[tuple, str] = {}
+    for family in families:
+        try:
+            model = spec_lib.model(config_lib.load_config(f"{family}:tiny").model)
+        except Exception:  # see `_distinct`
+            continue
+        ideas = frozenset((part.kind, part.name) for part in model.components())
+        first.setdefault((ideas, tuple(model.stacks)), family)
+    return set(families) - set(first.values())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    repeated = _alike(_distinct(encoder=False))
+
+    def wanted(item: pytest.Item) -> bool:
+        family = getattr(item, "callspec", None) and item.callspec.params.get("family")
+        return item.get_closest_marker("slow_by_family") is None or family not in repeated
+
+    items[:] = filter(wanted, items)
 
 
 @pytest.fixture(params=_distinct(encoder=False), scope="session")

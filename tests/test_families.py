@@ -38,6 +38,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.getbasetemp() / "corpus"
 
 
+@pytest.mark.slow_by_family
 def test_a_tiny_model_lives(family, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("TAXONOMY_CACHE", str(cache))
     config = config_lib.load_config(f"{family}:tiny", OVERRIDES)

@@ -161,6 +161,7 @@ def expected_shard(declared, mesh) -> tuple[int, ...]:
     return tuple(size // n if size % n == 0 else size for size, n in zip(declared.value.shape, parts, strict=True))
 
 
+@pytest.mark.slow_by_family
 def test_many_devices_and_microbatches_are_one_step(family, tiny, packed):
     """On a mesh of all three axes, in two parts."""
     assert_one_step(tiny, packed, family, CUBE, 8, 2)
@@ -222,6 +223,7 @@ def test_a_state_is_born_on_the_mesh_as_on_one_device(tiny):
     jax.tree.map(lambda a, s: np.testing.assert_equal(a.sharding.is_equivalent_to(s, a.ndim), True), cubed, place)
 
 
+@pytest.mark.slow_by_family
 def test_the_stream_is_constrained_between_blocks(family, tiny, packed):
     """Flax drops logical constraints without a word under a mesh it does not see; so they are counted in the lowered step."""
     one = tiny(family)

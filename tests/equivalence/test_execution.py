@@ -60,6 +60,7 @@ def assert_same(found, expected, rtol=1e-4, atol=1e-6, apart=()):
     jax.tree_util.tree_map_with_path(compare, found_gradients, expected_gradients)
 
 
+@pytest.mark.slow_by_family
 def test_scan_is_loop(plain):
     one, batch, expected = plain
     algebra = one.spec.decoder
@@ -70,6 +71,7 @@ def test_scan_is_loop(plain):
     assert_same((value, {**flat, "decoder": stack.restack(flat["decoder"], algebra)}), expected, apart=learning_apart(one.spec))
 
 
+@pytest.mark.slow_by_family
 def test_computing_again_changes_nothing(plain):
     one, batch, expected = plain
     assert_same(gradients(one, one.params, batch, remat="full"), expected, apart=learning_apart(one.spec))
@@ -82,6 +84,7 @@ def test_other_policies_change_nothing(tiny, packed, family, remat):
     assert_same(gradients(one, one.params, batch, remat=remat), expected)
 
 
+@pytest.mark.slow_by_family
 def test_remat_saves_less(plain):
     """Each policy keeps fewer numbers for the backward pass than the one before it."""
     one, batch, _ = plain
@@ -96,6 +99,7 @@ def test_remat_saves_less(plain):
     assert none > dots and (dots == full if side_by_side else dots > full)
 
 
+@pytest.mark.slow_by_family
 def test_chunked_attention_is_the_reference(plain):
     """Gradients are compared in the tests of the operation."""
     one, batch, _ = plain
@@ -103,6 +107,7 @@ def test_chunked_attention_is_the_reference(plain):
     assert_trees_close(chunked, reference, rtol=1e-5)
 
 
+@pytest.mark.slow_by_family
 def test_the_loss_is_that_of_the_logits(plain):
     """Gradients are compared in the tests of the operation."""
     one, batch, (expected, _) = plain
@@ -120,6 +125,7 @@ def test_the_loss_is_that_of_the_logits(plain):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
+@pytest.mark.slow_by_family
 def test_bfloat16_is_near(plain):
     """Activations in bfloat16 (8 bits) move the loss by well under a percent."""
     one, batch, (expected, _) = plain

@@ -61,6 +61,7 @@ def test_cached_decoding_equals_the_full_forward(family, tiny):
         reached = reached + new
 
 
+@pytest.mark.slow_by_family
 def test_greedy_is_the_argmax_of_the_full_forward(family, tiny):
     """Prompts are read in pieces, of which the longest has three."""
     one = tiny(family)

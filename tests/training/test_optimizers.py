@@ -266,6 +266,7 @@ def test_impossible_values_are_refused(sentence, said):
     assert said in str(e.value) and "config.train.optimizer" in str(e.value)
 
 
+@pytest.mark.slow_by_family
 @pytest.mark.parametrize("sentence", [s for sentences in SENTENCES.values() for s in sentences])
 def test_every_moment_of_a_model_is_placed_like_its_parameter(family, tiny, sentence):
     """By shape and path: nothing that is as large as its parameter is replicated over a mesh."""

@@ -220,6 +220,7 @@ def test_every_optimizer_learns_a_batch(params, batch, entry):
     assert losses[-1] < 0.5 * losses[0], losses
 
 
+@pytest.mark.slow_by_family
 def test_every_family_learns_a_batch(family, tiny, packed):
     one = tiny(family)
     batch = uneven_batch(packed, one.spec.vocab)
