@@ -1,17 +1,17 @@
 """Runs programs that nobody has read, each in a process of its own that can do little, and says what came of them.
 
-What holds on every system: no environment, file descriptor or argument of the caller is inherited; wall time, processor time,
-memory, open files, file sizes and results are bounded; no process or thread can be started; sockets, processes, signals, foreign
-code and files outside a temporary folder (the Python library may be read) are refused as Python audits them
+Programs run on Linux alone: elsewhere there is no limit of memory, and no way to end a program with its caller. There, always: no
+environment, file descriptor or argument of the caller is inherited; wall time, processor time, memory, open files, file sizes and
+results are bounded; no process or thread can be started, which is tried before the program starts; sockets, processes, signals,
+foreign code and files outside a temporary folder (the Python library may be read) are refused as Python audits them
 (`sys.addaudithook`), after which the program counts as refused whatever it does. When the caller dies, so does the program.
 
-What Linux adds where it lets an ordinary user, or root, make namespaces: there is no network but an empty one, no other process to
-be seen, and no file but the Python and system libraries, read-only, and a folder in memory that vanishes with the program. Root
-gives up being root: the program runs as a user who owns nothing.
+What is added where an ordinary user, or root, may make namespaces: there is no network but an empty one, no other process to be
+seen, and no file but the Python and system libraries, read-only, and a folder in memory that vanishes with the program. Root gives
+up being root: the program runs as a user who owns nothing.
 
 What does not hold: without namespaces (`protection()` says which walls stand) a program made to break out of audit hooks, rather
-than one that happens to do harm, can reach the network and what files its user can. Bugs of the kernel are everybody's. On Windows
-nothing runs.
+than one that happens to do harm, can reach the network and what files its user can. Bugs of the kernel are everybody's.
 """
 
 import collections
@@ -19,6 +19,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 import signal
@@ -41,7 +42,7 @@ Kind = Literal["value", "error", "timeout", "memory", "refused"]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What all calls of a program may take together. Raises ValueError for a limit below 1.
+    """What all calls of a program may take together. Raises ValueError for a limit below 1, or of another type.
 
     seconds: of wall time. cpu_seconds: of processor time, whole ones. memory: bytes of address space. files: bytes of each file
     and, where there are namespaces, of all files. output: characters of each value.
@@ -55,15 +56,19 @@ class Limits:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= (0.1 if field.name == "seconds" else 1):
-                raise ValueError(f"{field.name}={getattr(self, field.name)} is too small for any program")
+            value, real = getattr(self, field.name), field.name == "seconds"
+            if type(value) is not int and not (real and type(value) is float and math.isfinite(value)):
+                raise ValueError(f"{field.name}={value!r} is no {'finite' if real else 'whole'} number")
+            if value < (0.1 if real else 1):
+                raise ValueError(f"{field.name}={value} is too small for any program")
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The text of a program. It is a function named `entry`, or, where that is None, a script from standard input to output.
 
-    home: a module of the standard library whose names the function may use as if it stood there.
+    home: a module of the standard library whose names the function may use as if it stood there. The function takes the place of the
+    one that the module has, so that it cannot lean on it.
     """
 
     source: str
@@ -99,7 +104,7 @@ def run(
     A call is a tuple of literals, such as "(1, 'a')", for a function, and the text of standard input for a script. Calls share a
     process. A value is written by `repr`, sets and dictionaries in a fixed order; arguments that the call changed follow it.
     `seed` is that of the hashes of strings. Without `hooks` or `isolate` one of the two walls is left out, so that tests can lean
-    on the other. Raises UserError where no program can be run safely.
+    on the other. Raises UserError where no program can be run safely, such as without both.
     """
     return _run(program, calls, limits, seed, hooks, isolate)[0]
 
@@ -145,6 +150,8 @@ def protection() -> tuple[str, ...]:
 
 
 def _run(program, calls, limits, seed, hooks, isolate) -> tuple[list[Outcome], list[str]]:
+    if sys.platform != "linux":
+        raise UserError(f"sandbox: cannot run programs safely: the system is {sys.platform}, not linux")
     job = {
         **dataclasses.asdict(program),
         "calls": list(calls),
@@ -152,6 +159,7 @@ def _run(program, calls, limits, seed, hooks, isolate) -> tuple[list[Outcome], l
         "visible": _visible(),
         "hooks": hooks,
         "isolate": isolate,
+        "caller": os.getpid(),
     }
     command = [sys.executable, "-P", "-s", "-S", "-B", str(CHILD)]
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as results:
@@ -176,15 +184,18 @@ def _outcomes(written: bytes, last: bytes, count: int) -> tuple[list[Outcome], l
         end = json.loads(last)
     except ValueError:
         if last:
-            raise UserError(f"sandbox: cannot run programs: {last.decode(errors='replace').strip()[-300:]}") from None
+            reason = last.decode(errors="replace").strip().rpartition("\n")[2][-300:]
+            raise UserError(f"sandbox: cannot run programs safely: {reason}") from None
         end = {"killed": 0, "out_of_time": True, "walls": []}
     found: dict[int, Outcome] = {}
     for line in written.split(b"\n")[:-1]:
         try:
             index, kind, text = json.loads(line)
-            found.setdefault(int(index), Outcome(kind, str(text)))
         except (ValueError, TypeError, RecursionError):
             break
+        if type(index) is not int or type(kind) is not str or type(text) is not str:
+            break
+        found.setdefault(index, Outcome(kind, text))
     if -1 in found:
         rest = found[-1]
     elif end["out_of_time"]:
@@ -192,7 +203,7 @@ def _outcomes(written: bytes, last: bytes, count: int) -> tuple[list[Outcome], l
     elif end["killed"] == signal.SIGKILL:
         rest = Outcome("memory", "killed by the kernel")
     elif end["killed"]:
-        rest = Outcome("error", f"killed by {signal.Signals(end['killed']).name}")
+        rest = Outcome("error", f"killed by signal {end['killed']}")
     else:
         rest = Outcome("error", "ended before its answer")
     outcomes = [found.get(index, rest) for index in range(count)]

@@ -1,8 +1,10 @@
 """The inside of the sandbox: a script that `sandbox.run` starts, never imported. It needs the standard library alone.
 
 The first process, the guard, takes a job from its standard input, puts up the kernel's walls, forks, and ends the fork in time.
-The fork limits itself, gives up its rights, refuses what Python audits and runs the program. Lines of JSON go to standard output:
-(index of the call, kind, text). The guard's last word is on standard error: how the fork ended, and which walls stood.
+The fork gives up its rights, limits itself, makes sure that it cannot start a process, refuses what Python audits, says to the
+guard that the program starts, and runs it. What fails before that is the sandbox's failure, not the program's. Lines of JSON go to
+standard output: (index of the call, kind, text). The guard's last word is on standard error: how the fork ended, and which walls
+stood; or, in words, why no program can be run.
 """
 
 import ast
@@ -17,9 +19,11 @@ import os
 import resource
 import runpy
 import signal
+import stat
 import sys
 
 PLACE = "/program"  # the new root's folder for the program's files
+STARTED = b"started"
 NEW_MOUNTS, NEW_NAMES, NEW_IPC, NEW_USERS, NEW_PROCESSES, NEW_NETWORK = 1 << 17, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, MOVE, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 8192, 16384, 1 << 18
 SET_PARENT_DEATH_SIGNAL, SET_NO_NEW_PRIVILEGES = 1, 38
@@ -53,37 +57,55 @@ ALLOWED = frozenset(
     ]
 )
 READING = frozenset(["os.fwalk", "os.listdir", "os.scandir", "os.walk"])
-WRITING = {"os.mkdir": 1, "os.remove": 1, "os.rename": 2, "os.rmdir": 1, "tempfile.mkdtemp": 1, "tempfile.mkstemp": 1}  # paths
+# Where the arguments of events that write have paths, and where descriptors of folders that paths may be relative to.
+WRITING = {
+    "os.mkdir": ((0,), (2,)),
+    "os.remove": ((0,), (1,)),
+    "os.rename": ((0, 1), (2, 3)),
+    "os.rmdir": ((0,), (1,)),
+    "shutil.rmtree": ((0,), (1,)),
+    "tempfile.mkdtemp": ((0,), ()),
+    "tempfile.mkstemp": ((0,), ()),
+}
 FOREIGN_CODE = frozenset({"ctypes", "_ctypes"})
+UNAUDITED = ("mkfifo", "mknod", "pidfd_open", "setns", "setpriority", "unshare")  # of `os`: they reach outside
 
 
 def main() -> None:
+    os.umask(0o022)  # what root makes for the program, the program must be able to read
     job = json.loads(sys.stdin.buffer.read())
     limits, results = job["limits"], os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
+    users = user_map()
     walls: list[str] = []
     if job["isolate"]:
         with contextlib.suppress(OSError, AttributeError):  # a system that does not allow it; `walls` says how far it came
             isolate(libc, os.getcwd(), job["visible"], limits["files"], walls)
+    if not job["hooks"] and "files" not in walls:
+        sys.exit("audit hooks may be left out only where the kernel's walls stand")
     os.chdir(PLACE if "files" in walls else ".")
-    user = unused_user() if os.geteuid() == 0 else None
+    user = unused_user(users, os.getpid()) if os.geteuid() == 0 else None
     if user is not None:
         os.chown(".", user, user)
     die_with_parent(libc)
+    if os.getppid() != job["caller"]:
+        sys.exit("the caller is gone")
+    (word, saying), (life, living) = os.pipe(), os.pipe()
     inner = os.fork()
     if inner == 0:
         try:
-            os.setsid()  # so that signals to its group reach nobody else
-            give_up_rights(libc, user)
-            for standard in (0, 1, 2):
-                os.dup2(nothing, standard)
+            refused: list[str] = []
+            try:
+                os.close(living)
+                confine(job, libc, user, life, nothing, refused)
+                os.write(saying, STARTED)
+            except BaseException as error:
+                os.write(saying, (str(error) if isinstance(error, SystemExit) else described(error)).encode())
+                return
             os.closerange(results + 1, 256)
             del libc
-            for name in [name for name in sys.modules if name.split(".")[0] in FOREIGN_CODE]:
-                del sys.modules[name]
-            limit(limits)
-            run(job, results)
+            run(job, results, refused)
         finally:
             os._exit(0)
     late = []
@@ -92,13 +114,24 @@ def main() -> None:
         late.append(True)
         os.kill(inner, signal.SIGKILL)
 
-    signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, limits["seconds"])
-    os.waitid(os.P_PID, inner, os.WEXITED | os.WNOWAIT)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    with contextlib.suppress(OSError):
-        os.killpg(inner, signal.SIGKILL)  # whatever may be left of its group, while the number is still its
+    try:
+        os.close(saying)
+        os.close(life)
+        with open(word, "rb") as heard:
+            said = heard.read()
+        if said == STARTED:
+            signal.signal(signal.SIGALRM, end)
+            signal.setitimer(signal.ITIMER_REAL, limits["seconds"])
+            os.waitid(os.P_PID, inner, os.WEXITED | os.WNOWAIT)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        # It is not waited for yet, so its number is still its; so is that of its group, of which something may be left.
+        os.kill(inner, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.killpg(inner, signal.SIGKILL)
     _, status, used = os.wait4(inner, 0)
+    if said != STARTED:
+        sys.exit(said.decode(errors="replace") or "a process that ended before the program's start")
     killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     # Half of the limit: what the kernel limits by is counted in ticks, and may be far from what it reports.
     spent = used.ru_utime + used.ru_stime > limits["cpu_seconds"] / 2
@@ -107,32 +140,70 @@ def main() -> None:
     os.write(2, json.dumps(last).encode())
 
 
-def die_with_parent(libc: ctypes.CDLL) -> None:
-    """Asks to be ended with the parent, which a change of user undoes."""
-    if sys.platform == "linux":
-        libc.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-
-
-def unused_user() -> int | None:
-    """For root, a user id that owns nothing; None where root is an ordinary user outside of its container.
-
-    Root itself would not do: the kernel does not count its processes. Ends this process where it cannot be another user, or where
-    that one cannot read Python's library.
-    """
-    user = 2**30 + os.getpid()
-    try:
-        os.seteuid(user)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return None
-        sys.exit("root needs the right to be another user")
+def confine(job: dict, libc: ctypes.CDLL, user: int | None, life: int, nothing: int, refused: list[str]) -> None:
+    """Makes this process, the fork, one that may run the program. `life` ends with the guard."""
+    die_with_parent(libc)
+    end_without(life)
+    os.setsid()  # so that signals to its group reach nobody else
+    give_up_rights(libc, user)
+    die_with_parent(libc)
+    end_without(life)
     try:
         with open(ast.__file__):
-            return user
+            pass
     except OSError:
         sys.exit("root needs namespaces here, or a Python that other users may read")
-    finally:
-        os.seteuid(0)
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard)
+    for name in [name for name in sys.modules if name.split(".")[0] in FOREIGN_CODE]:
+        del sys.modules[name]
+    limit(job["limits"])
+    start_no_process()
+    place = os.getcwd()
+    os.environ["TMPDIR"] = place
+    sys.argv, sys.path_importer_cache = [os.path.join(place, "program.py")], {}
+    if job["hooks"]:
+        watch(place, job["visible"], refused)
+
+
+def die_with_parent(libc: ctypes.CDLL) -> None:
+    """Asks to be ended with the parent, which a change of user undoes."""
+    check(libc.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
+
+
+def end_without(life: int) -> None:
+    """Ends this process when the other end of a pipe is closed: its holder was gone before it could be asked to die with it."""
+    os.set_blocking(life, False)
+    with contextlib.suppress(BlockingIOError):
+        os.read(life, 1)
+        os._exit(0)
+
+
+def user_map() -> str:
+    """Which users there are, by ranges: the first, who that is outside of this user namespace, and how many."""
+    try:
+        with open("/proc/self/uid_map") as file:
+            return file.read()
+    except OSError:
+        return f"0 0 {2**32 - 1}"  # a kernel without user namespaces; elsewhere, to become a user who is not there fails
+
+
+def unused_user(users: str, number: int) -> int | None:
+    """For root, a user id that owns nothing, another one for another number; None where root is the only user, an ordinary one.
+
+    Root itself would not do: the kernel does not count its processes. Ends this process where there is nobody else to be.
+    """
+    ranges = [tuple(map(int, line.split())) for line in users.splitlines()]
+    for first, _, count in ranges:
+        if first <= 2**30 + number < first + count:
+            return 2**30 + number
+    first, _, count = max(ranges, key=lambda one: one[2])
+    # The last ones of what is mostly 65536: people and services are given the first ones, and `nobody` is left out.
+    if count > 2**12:
+        return first + count - 2**11 + number % 2**10
+    if any(first == outside == 0 for first, outside, _ in ranges):
+        sys.exit("root is root outside of its user namespace, too, and has no other user to be")
+    return None
 
 
 def isolate(libc: ctypes.CDLL, place: str, visible: list[str], size: int, walls: list[str]) -> None:
@@ -176,39 +247,63 @@ def check(code: int) -> None:
 
 def give_up_rights(libc: ctypes.CDLL, user: int | None) -> None:
     if user is not None:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    if sys.platform == "linux":
-        # Version 3 of the header, this process; no capability of any of the three sets.
-        libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-        libc.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-        die_with_parent(libc)
+        try:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        except OSError:
+            sys.exit("root needs the right to be another user")
+    # Version 3 of the header, this process; no capability of any of the three sets.
+    check(libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()))
+    check(libc.prctl(SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
 
 
 def limit(limits: dict) -> None:
+    """Sets limits for good. Raises OSError or ValueError where one cannot be set."""
     wanted = {
-        "RLIMIT_AS": limits["memory"],
-        "RLIMIT_CPU": limits["cpu_seconds"],
-        "RLIMIT_FSIZE": limits["files"],
-        "RLIMIT_NPROC": 0,
-        "RLIMIT_NOFILE": 64,
-        "RLIMIT_CORE": 0,
-        "RLIMIT_MEMLOCK": 0,
-        "RLIMIT_MSGQUEUE": 0,
+        resource.RLIMIT_AS: limits["memory"],
+        resource.RLIMIT_CPU: limits["cpu_seconds"],
+        resource.RLIMIT_FSIZE: limits["files"],
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
     }
-    for name, most in wanted.items():
-        number = getattr(resource, name, None)
-        if number is not None:
-            _, hard = resource.getrlimit(number)
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            with contextlib.suppress(ValueError, OSError):  # not on this system
-                resource.setrlimit(number, (most, most))
+    for number, most in wanted.items():
+        _, hard = resource.getrlimit(number)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(number, (most, most))
+
+
+def start_no_process() -> None:
+    """Tries to start one, which ends at once. Ends this process where that is possible: the limit does not hold for everybody."""
+    try:
+        other = os.fork()
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return
+        raise
+    if other == 0:
+        os._exit(0)
+    os.waitpid(other, 0)
+    sys.exit("the kernel does not limit the processes of this user")
+
+
+def own_copy(module):
+    """Another one of a module of functions, so that what the program does to the first changes nothing."""
+    spec = importlib.util.spec_from_file_location(module.__name__, module.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
 
 
 def watch(place: str, visible: list[str], refused: list[str]) -> None:
     """Refuses, for good, what Python audits and a function that only computes has no need of; keeps what was refused."""
-    real, allowed, reading, writing, foreign = os.path.realpath, ALLOWED, READING, dict(WRITING), FOREIGN_CODE
+    paths = own_copy(os.path)
+    paths.stat = own_copy(stat)
+    real, status, folder_kind = paths.realpath, os.stat, stat.S_IFDIR
+    allowed, reading, writing, foreign = ALLOWED, READING, dict(WRITING), FOREIGN_CODE | {"posix", "_posixsubprocess"}
     to_write = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     place = real(place)
     readable = (place, *map(real, visible))
@@ -220,37 +315,57 @@ def watch(place: str, visible: list[str], refused: list[str]) -> None:
         path = real(path.decode(errors="surrogateescape") if isinstance(path, bytes) else path)
         return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
+    def is_folder(path):
+        try:
+            return status(path).st_mode & 0o170000 == folder_kind
+        except (OSError, ValueError):
+            return False
+
     def fine(event, args):
         if event in allowed:
             return True
         if event == "import":
             return args[0] not in foreign
         if event == "open":
-            return inside(args[0], (place,) if args[2] & to_write else readable)
+            path, _, flags = args
+            if type(path) is int:  # open already
+                return True
+            # What is read in a folder that is open, is relative to it, and not audited as such.
+            return inside(path, (place,) if flags & to_write else readable) and (inside(path, (place,)) or not is_folder(path))
         if event in reading:
             return inside(args[0], readable)
-        return event in writing and all(inside(path, (place,)) for path in args[: writing[event]])
+        if event not in writing:
+            return False
+        given, relative = writing[event]
+        return all(inside(args[i], (place,)) for i in given) and all(args[i] in (-1, None) for i in relative if i < len(args))
 
     def hook(event, args):
         if not fine(event, args):
-            refused.append(event)
-            raise PermissionError(f"the sandbox refuses {event}")
+            refuse(event)
 
+    def refuse(event):
+        refused.append(event)
+        raise PermissionError(f"the sandbox refuses {event}")
+
+    for module in (os, sys.modules["posix"]):
+        for name in UNAUDITED:
+            if hasattr(module, name):
+                delattr(module, name)
+    importlib.import_module("_posixsubprocess").fork_exec = lambda *_: refuse("_posixsubprocess.fork_exec")
+    # So that the library removes folders by their paths.
+    os.supports_dir_fd.clear()
+    os.supports_fd.clear()
     sys.addaudithook(hook)
 
 
-def run(job: dict, results: int) -> None:
+def run(job: dict, results: int, refused: list[str]) -> None:
     """Runs the program on every call and writes what came of each."""
-    place, longest, refused = os.getcwd(), job["limits"]["output"], []
-    path = os.path.join(place, "program.py")
-    with open(path, "wb") as file:
-        file.write(job["source"].encode("utf-8", "surrogatepass"))
-    sys.argv, sys.path_importer_cache = [path], {}
-    if job["hooks"]:
-        watch(place, job["visible"], refused)
+    (path,), longest = sys.argv, job["limits"]["output"]
+    escaped = json.encoder.encode_basestring_ascii
+    arguments = [parsed(text) for text in job["calls"]] if job["entry"] else []
 
     def tell(index, kind, text):
-        os.write(results, json.dumps([index, kind, text]).encode() + b"\n")
+        os.write(results, f'[{index}, "{kind}", {escaped(text)}]\n'.encode())
 
     def attempt(index, function, *given):
         try:
@@ -268,14 +383,32 @@ def run(job: dict, results: int) -> None:
             tell(index, kind, text)
         return value if kind == "value" else None
 
+    source = attempt(-1, save, path, job["source"])
+    if source is None:
+        return
     if job["entry"] is None:
         for index, text in enumerate(job["calls"]):
             attempt(index, printed, path, text)
         return
-    function = attempt(-1, load, path, job["entry"], job["home"])
+    function = attempt(-1, load, path, source, job["entry"], job["home"])
     if function is not None:
-        for index, text in enumerate(job["calls"]):
-            attempt(index, called, function, text)
+        for index, given in enumerate(arguments):
+            attempt(index, called, function, given)
+
+
+def save(path: str, source: str) -> bytes:
+    coded = source.encode("utf-8", "surrogatepass")
+    with open(path, "wb") as file:
+        file.write(coded)
+    return coded
+
+
+def parsed(text: str):
+    """What a call has for arguments, read before the program can change how; or why it cannot be read."""
+    try:
+        return ast.literal_eval(text)
+    except Exception as error:
+        return error
 
 
 def described(error: BaseException) -> str:
@@ -285,24 +418,43 @@ def described(error: BaseException) -> str:
         return "an exception that cannot be described"
 
 
-def load(path: str, entry: str, home: str | None):
-    """The function of this name in the program, which sees the names of the module `home`."""
+def load(path: str, source: bytes, entry: str, home: str | None):
+    """The function of this name in the program, which sees the names of the module `home`.
+
+    The function of this name in `home` is nowhere to be found: whoever calls it calls the program's.
+    """
     spec = importlib.util.spec_from_file_location("program", path)
     module = importlib.util.module_from_spec(spec)
-    if home is not None:
-        names = vars(importlib.import_module(home))
-        vars(module).update({name: value for name, value in names.items() if not name.startswith("__") and name != entry})
+    names = {} if home is None else vars(importlib.import_module(home))
+    true = names.get(entry)
+
+    def own(*given, **named):
+        return vars(module)[entry](*given, **named)
+
+    vars(module).update({name: value for name, value in names.items() if not name.startswith("__") and value is not true})
     sys.modules["program"] = module
-    spec.loader.exec_module(module)
+    if true is not None:
+        replace(true, own)
+    exec(compile(source, path, "exec", dont_inherit=True), vars(module))
     function = vars(module).get(entry)
     if not callable(function):
         raise NameError(f"no function {entry}")
+    replace(own, function)
     return function
 
 
-def called(function, text: str) -> str:
+def replace(old, new) -> None:
+    """Puts one thing where another is in any module."""
+    for module in list(sys.modules.values()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is old:
+                setattr(module, name, new)
+
+
+def called(function, arguments) -> str:
     """The value of a call, as text; of an argument that the call changed, too."""
-    arguments = ast.literal_eval(text)
+    if isinstance(arguments, Exception):
+        raise arguments
     before = plain(arguments)
     value, after = plain(function(*arguments)), plain(arguments)
     return value if after == before else f"{value}, arguments now {after}"

@@ -14,7 +14,6 @@ from taxonomy.inference import sandbox
 from taxonomy.inference.sandbox import Limits, Outcome, Program, Verdict, judge, run
 
 SMALL = Limits(seconds=8, cpu_seconds=1, memory=256 * 2**20, files=2**20)
-walled = pytest.mark.skipif("files" not in sandbox.protection(), reason="the kernel gives an ordinary user no namespaces")
 
 
 def one(body: str, call: str = "()", limits: Limits = SMALL, **options) -> Outcome:
@@ -64,10 +63,10 @@ ATTACKS = {
     "memory bomb": ("x = ['']\nwhile True: x += x", "memory"),
     "one large thing": ("return 'x' * 2**40", "memory"),
     "deep recursion": ("import sys; sys.setrecursionlimit(10**9)\ndef g(): return g()\ng()", ("memory", "error", "timeout")),
-    "fork bomb": ("import os\nwhile True: os.fork()", "refused"),
+    "processes": ("import os\nfor _ in range(3): os.fork()", "refused"),
     "process": ("import subprocess; subprocess.run(['true'])", "refused"),
     "shell": ("import os; os.system('true')", "refused"),
-    "thread": ("import threading\nwhile True: threading.Thread(target=int).start()", ("refused", "error")),
+    "thread": ("import threading\nfor _ in range(3): threading.Thread(target=int).start()", ("refused", "error")),
     "write": ("open(OUTSIDE, 'w')", "refused"),
     "remove": ("import os; os.remove(OUTSIDE)", "refused"),
     "link out": ("import os; os.symlink(OUTSIDE, 'here'); open('here', 'w')", "refused"),
@@ -109,16 +108,14 @@ def test_an_attack_fails(attack, outside):
     assert judge([outcome], ["1"]).kind == outcome.kind
 
 
-@walled
-@pytest.mark.parametrize("attack", ["fork bomb", "process", "write", "remove", "link out", "read", "socket", "signal"])
-def test_the_kernel_refuses_it_too(attack, outside):
+@pytest.mark.parametrize("attack", ["processes", "process", "write", "remove", "link out", "read", "socket", "signal"])
+def test_the_kernel_refuses_it_too(attack, outside, walled):
     outcome = one(outside(ATTACKS[attack][0]), hooks=False)
     # A signal to process 0 is one to its own group, of which the program is the only member and cannot be killed by itself.
     assert outcome == Outcome("value", "None") if attack == "signal" else outcome.kind == "error"
 
 
-@walled
-def test_there_is_nobody_else_to_be_seen():
+def test_there_is_nobody_else_to_be_seen(walled):
     seen = one("import os, socket\nreturn os.getpid(), os.listdir('/'), [n for _, n in socket.if_nameindex()]", hooks=False)
     pid, folders, networks = eval(seen.text)
     assert pid == 1 and networks == ["lo"] and not {"proc", "home", "dev", "etc"} & set(folders)
@@ -141,7 +138,7 @@ def test_limits_and_hooks_hold_without_namespaces(outside):
     except sandbox.UserError as error:
         pytest.skip(str(error))
     assert loop.kind == "timeout"
-    for attack in ("memory bomb", "fork bomb", "write", "socket", "read"):
+    for attack in ("memory bomb", "processes", "write", "socket", "read"):
         assert one(outside(ATTACKS[attack][0]), isolate=False).kind == ATTACKS[attack][1]
 
 

@@ -40,7 +40,7 @@ FAILING = {
     "    return a\n": "wrong",
     "    return a +\n": "error",
     "    while True: pass\n": "timeout",
-    "    import os\n    while True: os.fork()\n": "refused",
+    "    import os\n    for _ in range(3): os.fork()\n": "refused",
     "    return open('/etc/passwd', 'a')\n": "refused",
     "    return 'x' * 2**40\n": "memory",
 }
