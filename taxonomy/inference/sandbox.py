@@ -67,8 +67,8 @@ class Limits:
 class Program:
     """The text of a program. It is a function named `entry`, or, where that is None, a script from standard input to output.
 
-    home: a module of the standard library whose names the function may use as if it stood there. The function takes the place of the
-    one that the module has, so that it cannot lean on it.
+    home: a module of the standard library whose names the function may use as if it stood there. It takes the place of the module's
+    own function of that name, so that it cannot lean on it.
     """
 
     source: str

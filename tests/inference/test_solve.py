@@ -46,7 +46,7 @@ FAILING = {
 }
 
 
-def test_the_largest_cluster_of_those_that_pass_is_submitted():
+def test_the_largest_cluster_of_those_that_pass_is_submitted(programs):
     """Every wrong text is drawn more often than any right one; but the right ones agree."""
     texts = RIGHT + WRONG * 2 + list(FAILING)
     prompts = []
@@ -68,7 +68,7 @@ def test_the_largest_cluster_of_those_that_pass_is_submitted():
     assert result["1@7 clustered"] > result["1@7 filtered"]
 
 
-def test_without_a_right_program_nothing_is_solved():
+def test_without_a_right_program_nothing_is_solved(programs):
     (found,) = solve.solve([toy()], lambda asked: WRONG, samples=3, submissions=10, limits=LIMITS)
     assert (found.passing, found.clusters, found.solved, len(found.submitted)) == (3, 3, False, 3)
     result = solve.summary([found], 10)
@@ -96,7 +96,7 @@ def mutants(body: str) -> list[str]:
     return found
 
 
-def test_true_programs_are_found_among_their_mutants():
+def test_true_programs_are_found_among_their_mutants(programs):
     import calendar
 
     problem = made(library(calendar.leapdays))
@@ -108,7 +108,7 @@ def test_true_programs_are_found_among_their_mutants():
     assert found.solved
 
 
-def test_problems_are_what_the_true_function_does():
+def test_problems_are_what_the_true_function_does(programs):
     import pickle
 
     problem = made(library(pickle.decode_long))
@@ -122,7 +122,7 @@ def test_problems_are_what_the_true_function_does():
         assert not solve.attempt(problem, [nothing], 1, LIMITS).solved
 
 
-def test_functions_that_do_not_compute_are_no_problems():
+def test_functions_that_do_not_compute_are_no_problems(programs):
     import shutil
 
     def draw(x):
@@ -139,7 +139,7 @@ def test_functions_that_do_not_compute_are_no_problems():
         assert made(library(function)._replace(module="shutil")) is None, function
 
 
-def test_calls_in_the_docstring_are_tried_first():
+def test_calls_in_the_docstring_are_tried_first(programs):
     def parts(text):
         """Splits.
 
