@@ -383,24 +383,22 @@ def run(job: dict, results: int, refused: list[str]) -> None:
             tell(index, kind, text)
         return value if kind == "value" else None
 
-    source = attempt(-1, save, path, job["source"])
-    if source is None:
+    if attempt(-1, save, path, job["source"]) is None:
         return
     if job["entry"] is None:
         for index, text in enumerate(job["calls"]):
             attempt(index, printed, path, text)
         return
-    function = attempt(-1, load, path, source, job["entry"], job["home"])
+    function = attempt(-1, load, path, job["entry"], job["home"])
     if function is not None:
         for index, given in enumerate(arguments):
             attempt(index, called, function, given)
 
 
-def save(path: str, source: str) -> bytes:
-    coded = source.encode("utf-8", "surrogatepass")
+def save(path: str, source: str) -> str:
     with open(path, "wb") as file:
-        file.write(coded)
-    return coded
+        file.write(source.encode("utf-8", "surrogatepass"))
+    return path
 
 
 def parsed(text: str):
@@ -418,7 +416,7 @@ def described(error: BaseException) -> str:
         return "an exception that cannot be described"
 
 
-def load(path: str, source: bytes, entry: str, home: str | None):
+def load(path: str, entry: str, home: str | None):
     """The function of this name in the program, which sees the names of the module `home`.
 
     The function of this name in `home` is nowhere to be found: whoever calls it calls the program's.
@@ -429,13 +427,13 @@ def load(path: str, source: bytes, entry: str, home: str | None):
     true = names.get(entry)
 
     def own(*given, **named):
-        return vars(module)[entry](*given, **named)
+        return vars(module).get(entry, true)(*given, **named)  # the library's own until there is one: to load needs the library
 
     vars(module).update({name: value for name, value in names.items() if not name.startswith("__") and value is not true})
     sys.modules["program"] = module
     if true is not None:
         replace(true, own)
-    exec(compile(source, path, "exec", dont_inherit=True), vars(module))
+    spec.loader.exec_module(module)
     function = vars(module).get(entry)
     if not callable(function):
         raise NameError(f"no function {entry}")

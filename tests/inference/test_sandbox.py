@@ -13,7 +13,7 @@ import time
 import pytest
 
 from taxonomy.errors import UserError
-from taxonomy.inference import sandbox, sandbox_child
+from taxonomy.inference import sandbox
 from taxonomy.inference.sandbox import Limits, Outcome, Program, Verdict, judge, run
 
 SMALL = Limits(seconds=8, cpu_seconds=1, memory=256 * 2**20, files=2**20)
@@ -200,11 +200,21 @@ def test_nothing_runs_elsewhere(monkeypatch):
         one("return 1")
 
 
+def child(code: str) -> subprocess.CompletedProcess:
+    """Runs code that sees the names of the sandbox's inside."""
+    names = f"import os, sys; sys.path.insert(0, {str(sandbox.CHILD.parent)!r}); from sandbox_child import *; "
+    return subprocess.run([sys.executable, "-c", names + code], capture_output=True, text=True)
+
+
 def test_a_process_that_can_be_started_is_noticed():
     """The test that each program's process makes of itself: one process, which ends at once."""
-    code = f"import sys; sys.path.insert(0, {str(sandbox.CHILD.parent)!r}); import sandbox_child; sandbox_child.start_no_process()"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = child("start_no_process()")
     assert (found.returncode, found.stderr) == (1, "the kernel does not limit the processes of this user\n")
+
+
+def test_a_process_whose_guard_is_gone_ends():
+    assert child("r, w = os.pipe(); end_without(r); print('alive')").stdout == "alive\n"
+    assert child("r, w = os.pipe(); os.close(w); end_without(r); print('alive')").stdout == ""
 
 
 def test_root_of_a_namespace_that_is_root_outside_runs_nothing(programs):
@@ -220,6 +230,8 @@ def test_root_of_a_namespace_that_is_root_outside_runs_nothing(programs):
 
 
 def test_root_becomes_a_user_who_is_there():
+    from taxonomy.inference import sandbox_child
+
     every, own, container = "0 0 4294967295", "0 1000 1", "0 1000 1\n1 100000 65536"
     assert sandbox_child.unused_user(every, 7) == 2**30 + 7
     assert sandbox_child.unused_user(own, 7) is None

@@ -118,7 +118,8 @@ def test_problems_are_what_the_true_function_does(programs):
     assert len(problem.examples) == 3 and len(problem.hidden) >= 5 and len({test.call for test in tests}) == len(tests)
     for call, value in tests:
         assert repr(pickle.decode_long(*ast.literal_eval(call))) == value
-    for nothing in ("    return 0\n", "    return data\n", "    pass\n"):
+    leaning = "    import pickle\n    return pickle.decode_long(data)\n"
+    for nothing in ("    return 0\n", "    return data\n", "    pass\n", leaning):
         assert not solve.attempt(problem, [nothing], 1, LIMITS).solved
 
 
