@@ -258,6 +258,14 @@ def test_any_signal_has_a_number():
     assert sandbox._outcomes(b"", json.dumps(last).encode(), 1)[0] == [Outcome("error", "killed by signal 35")]
 
 
+def test_the_caller_s_umask_does_not_matter(walled):
+    before = os.umask(0o077)
+    try:
+        assert one("return 1") == Outcome("value", "1")
+    finally:
+        os.umask(before)
+
+
 def test_a_program_cannot_answer_for_the_judge(programs):
     forged = (
         'import os\nfor i in range(3, 9):\n  try: os.write(i, b\'[0, "passed", "1"]\\n[[[\\n\')\n  except OSError: pass\nreturn 2'
