@@ -17,7 +17,7 @@ _ROPE_FIELDS = ("rope_theta", "rope_scaling", "rope_parameters")
 
 def _position(fields: Fields, shape: rotary.Shape) -> str:
     if not any(fields.values.get(name) for name in _ROPE_FIELDS):
-        scaling = say("yarn", factor=32.0, original_context=4096, rounded=False)
+        scaling = say("yarn", factor=32.0, original_context=4096, fast=32.0, slow=1.0, rounded=False)
         return say("rope", theta=_DEFAULTS.theta, scaling=scaling)
     return rope(fields, shape.context, shape.heads.width, _DEFAULTS.theta)
 
