@@ -34,7 +34,7 @@ def get_config(size="671b"):
         train=(TINY_TRAINING if tiny else RECIPE) | dict(ahead=None if distilled else 0.3),
         about=dict(
             paper="DeepSeek-AI 2025, arXiv:2501.12948",
-            facts="deepseek-r1-distill" if distilled else "deepseek-r1" if not tiny else "deepseek-r1-tiny",
+            facts="deepseek-r1" if size == "671b" else f"deepseek-r1-{size}",
             published=PUBLISHED.get(size.rpartition("-")[2]),
             sources=("arXiv:2501.12948", "configurations of the released checkpoints"),
             unsure=("training",),
