@@ -23,7 +23,7 @@ class Truncated(Tempered):
 
     def kept(self, logits_BV: jax.Array) -> jax.Array:
         """Bools (B, V), at least one of a row true."""
-        raise NotImplementedError
+        raise TypeError("a subclass defines kept")
 
 
 @component("top_k", kind="sampler", paper="Fan et al. 2018, arXiv:1805.04833, section 5.1")
