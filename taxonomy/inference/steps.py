@@ -207,7 +207,7 @@ def _drawn(program: Program, sampler: Sampler, state: State, logits_RV, drawing:
         conditional_BV, other_BV = jnp.split(logits_BV, 2)
         logits_BV = conditional_BV + drawing.guidance * (conditional_BV - other_BV)
     key = jax.random.fold_in(drawing.key, state.step)
-    token_B = sampler.sample(key, logits_BV, state.counts) if sampler.counted else sampler.sample(key, logits_BV)
+    token_B = sampler.sample(key, logits_BV, state.counts)
     done_B = state.done_B | (token_B[:, None] == drawing.stops_S).any(1)
     counts = state.counts
     if counts is not None:

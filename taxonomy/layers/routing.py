@@ -76,24 +76,23 @@ def figures(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
     assignments times the number of experts. expert_load_max, expert_load_min: the extremes of any layer. depth_loss,
     depth_accuracy: of predicting which tokens go through a layer.
     """
-    predicted = [one for _, one in layers(tree, Predicted)]
-    if predicted:
-        total = lambda name: sum(getattr(one, name).sum() for one in predicted)  # noqa: E731
-        ours = {"depth_loss": total("loss_B") / weight, "depth_accuracy": total("right") / total("tokens")}
-        return ours | _of_experts(tree, weight)
-    return _of_experts(tree, weight)
+    predicted, routed = ([one for _, one in layers(tree, kind)] for kind in (Predicted, Routing))
+    return (_of_depths(predicted, weight) if predicted else {}) | (_of_experts(routed, weight) if routed else {})
 
 
-def _of_experts(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
-    found = [one for _, one in layers(tree, Routing)]
-    if not found:
-        return {}
+def _of_depths(found: list[Predicted], weight: jax.Array) -> dict[str, jax.Array]:
+    return {
+        "depth_loss": _total(found, "loss_B") / weight,
+        "depth_accuracy": _total(found, "right") / _total(found, "tokens"),
+    }
+
+
+def _of_experts(found: list[Routing], weight: jax.Array) -> dict[str, jax.Array]:
     share = [one.load_E / jnp.maximum(one.load_E.mean(-1, keepdims=True), 1e-9) for one in found]
-    total = lambda name: sum(getattr(one, name).sum() for one in found)  # noqa: E731
     result = {
-        "router_loss": total("loss_B") / weight,
-        "router_entropy": total("entropy") / total("tokens"),
-        "dropped_fraction": total("dropped") / total("load_E"),
+        "router_loss": _total(found, "loss_B") / weight,
+        "router_entropy": _total(found, "entropy") / _total(found, "tokens"),
+        "dropped_fraction": _total(found, "dropped") / _total(found, "load_E"),
         "expert_load_max": jnp.stack([one.max() for one in share]).max(),
         "expert_load_min": jnp.stack([one.min() for one in share]).min(),
     }
@@ -101,6 +100,10 @@ def _of_experts(tree: Any, weight: jax.Array) -> dict[str, jax.Array]:
         flat = jnp.concatenate([one.reshape(-1, one.shape[-1]) for one in share])
         result["expert_load"] = flat.mean(0)
     return result
+
+
+def _total(found: list[Report], name: str) -> jax.Array:
+    return sum(getattr(one, name).sum() for one in found)
 
 
 def balanced(params: Any, tree: Any) -> Any:
