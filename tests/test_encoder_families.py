@@ -126,7 +126,7 @@ def test_every_denoiser_improves():
     tokens = np.tile(np.arange(1, 18, dtype=np.int32), 400)
     specials = Specials(start=0, vocab=plan.model.vocab, used=20)
     examples = Examples(tokens, plan.objective, specials, plan.lengths, seed=0)
-    trainer = trainer_of(plan.model, "adamw(b1=0.9, b2=0.98)", 1.0, parts=plan.parts.count)
+    trainer = trainer_of(plan.model, "adamw(b1=0.9, b2=0.98)", 1.0, parts=plan.parts.shape)
     held_out = trainer.put(examples.batch(10**6, 128))
 
     def losses(params) -> dict[str, float]:
