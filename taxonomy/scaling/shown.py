@@ -1,0 +1,64 @@
+"""Fits and answers as text for a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def fit(result: dict[str, Any], path: str) -> str:
+    return "\n".join(_lines(result, path))
+
+
+def number(value: float | None) -> str:
+    """Four digits, with a power of ten only where that is shorter."""
+    if value is None:
+        return "?"
+    return f"{value:.4g}".replace("e+", "e").replace("e0", "e") if value else "0"
+
+
+def between(interval: list[float | None] | None) -> str:
+    return f"[{number(interval[0])}, {number(interval[1])}]" if interval else ""
+
+
+def _lines(result: dict[str, Any], path: str) -> Iterator[str]:
+    low, high = result["range"]["flops"]
+    count = ", ".join(value for key, value in result["count"].items() if value != key)
+    yield f"{result['method']}: {result['runs']} runs of {number(low)} to {number(high)} FLOPs" + (
+        f", counted as {count}" if count else ""
+    )
+    drawn = f"  95% of {result['bootstraps']} bootstraps" if result["bootstraps"] else ""
+    yield f"  {'':24} {'value':>11}{drawn}"
+    for name, value in result["parameters"].items():
+        yield f"  {name:24} {number(value):>11}  {between(result['intervals'].get(name))}".rstrip()
+    for name, value in result["exponents"].items():
+        title = {"params": "N* ~ C^", "tokens": "D* ~ C^", "loss": "L - E ~ C^"}[name]
+        if name + "_exponent" not in result["parameters"]:
+            yield f"  {title:24} {number(value):>11}  {between(result['exponent_intervals'].get(name))}".rstrip()
+    if "objective" in result:
+        starts, delta = result["starts"], result["delta"]
+        loss = "least squares" if delta is None else f"Huber, delta {delta:g}"
+        agree = f"{starts['agreeing']} of {starts['tried']} starts agree"
+        yield f"  objective {result['objective']:.7g} ({loss}); {agree}; R2 {number(result['r2'])}"
+    for one in result.get("curves", []):
+        least = (
+            f"N* {number(one['params'])}, D* {number(one['tokens'])}, loss {number(one['loss'])}"
+            if "params" in one
+            else one["reason"]
+        )
+        yield f"  {number(one['flops']):>10} FLOPs, {one['runs']:3} runs: {least}"
+    for name, one in result.get("regret", {}).items():
+        lost = f"{one['mean_percent']:.3f}% of loss on average, {one['max_percent']:.3f}% at most"
+        yield f"  the settings nearest to {name} lose {lost}"
+    for one in result.get("profile", []):
+        yield f"  at R_D = {number(one['R_D']):6} best R_N {number(one['R_N']):7} objective {one['objective']:.6f}"
+    for one in result.get("holdout", []):
+        inside = f", 95% {between(one['interval'])}, {'inside' if one['inside'] else 'outside'}" if "interval" in one else ""
+        yield f"  held out {one['id']}: {one['loss']:.4f}, predicted {one['predicted']:.4f} ({one['error_percent']:+.4f}%){inside}"
+    if "sensitivity" in result:
+        yield f"  {'what if':36} {'N* ~ C^':>8} {'N* at ' + number(result['sensitivity'][0]['flops']):>14}"
+        for one in result["sensitivity"]:
+            yield f"  {one['change']:36} {number(one['exponents']['params']):>8} {number(one['params']):>14}"
+    for warning in result["warnings"]:
+        yield f"  warning: {warning}"
+    for one in result["excluded"]:
+        yield f"  left out: {one['id']}: {one['reason']}"
+    yield f"kept in {path}"

@@ -1,0 +1,145 @@
+"""Scaling laws, from runs to an answer with error bars.
+
+    python -m taxonomy.sweep import runs.csv --workdir=W --columns="params=Model Size,flops=Training FLOP,loss=loss" \\
+        --tokens="flops/(6*params)"                              a table of anybody's runs becomes results.jsonl
+    python -m taxonomy.sweep fit --workdir=W --method=parametric      parameters, intervals, what was left out and why
+    python -m taxonomy.sweep plot --workdir=W                         figures and one report.html
+    python -m taxonomy.sweep ask --workdir=W --flops=1e21             what to train, and the loss to expect
+
+`fit` keeps what it found in the workdir, where `plot` and `ask` read it. --json prints one object.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from taxonomy import cli, notation
+from taxonomy.errors import UserError, nearest
+
+_EXPRESSIONS = ("params", "tokens", "flops", "unique_tokens", "batch_tokens")
+
+
+def define_flags() -> None:
+    """Declares this command's flags."""
+    for name in _EXPRESSIONS:
+        flags.DEFINE_string(name, None, f"import: arithmetic over columns that gives {name}. ask: a number of {name}.")
+    flags.DEFINE_string("columns", "", 'import: which column is what, "params=Model Size,loss=loss"; id names runs.')
+    flags.DEFINE_multi_string("where", [], 'import: rows to take, "column=value" or "column=this|that".')
+    flags.DEFINE_integer("drop_highest_loss", 0, "import, fit: leave out this many runs of the highest loss.", lower_bound=0)
+    flags.DEFINE_float(
+        "min_tokens_per_param", 0.0, "import, fit: leave out runs of fewer tokens for each parameter.", lower_bound=0
+    )
+    flags.DEFINE_list("drop", [], "import, fit: ids of runs to leave out.")
+    flags.DEFINE_string("method", None, "fit, ask: parametric (the default), isoflop, envelope, kaplan, overtraining, ...")
+    flags.DEFINE_float("delta", None, "fit: where Huber's loss becomes linear; inf is least squares. By default the method's own.")
+    flags.DEFINE_integer("bootstraps", 1000, "fit: resampled sets of runs.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "fit: of the resampling.")
+    flags.DEFINE_string("count", "params", "fit: the count of parameters to take, such as params_body where results have it.")
+    flags.DEFINE_string("count_flops", "flops", "fit: the count of FLOPs to take.")
+    flags.DEFINE_string("start", None, 'fit: start from here alone, "A=400, B=400, E=1.7, alpha=0.3, beta=0.3".')
+    flags.DEFINE_string("fixed", None, "fit: parameters that are known, for data_constrained A, B, E, alpha, beta.")
+    flags.DEFINE_list("budgets", [], "fit: FLOPs of the curves of isoflop, each of runs within a quarter; found by gaps otherwise.")
+    flags.DEFINE_list("holdout", [], "fit: ids of runs to predict and not to fit.")
+    flags.DEFINE_bool("json", False, "Print one JSON object.")
+
+
+def main(argv: list[str]) -> None:
+    name, rest = (argv[1] if len(argv) > 1 else ""), argv[2:]
+    if name not in COMMANDS:
+        raise UserError(
+            f"sweep: unknown command '{name}'{nearest(name, COMMANDS)}" if name else f"sweep: say one of {', '.join(COMMANDS)}"
+        )
+    COMMANDS[name](rest)
+
+
+def _import(paths: list[str]) -> None:
+    from taxonomy.scaling import results, table
+
+    given = flags.FLAGS
+    if len(paths) != 1:
+        raise UserError(f"sweep import: expected one CSV file, got {len(paths)}")
+    expressions = {name: given[name].value for name in _EXPRESSIONS if given[name].value is not None}
+    runs = _dropped(table.load(paths[0], given.columns, expressions, given.where))
+    path = results.write(cli.workdir(), runs)
+    if given.json:
+        print(json.dumps({"results": str(path), "runs": len(runs), "excluded": runs.reasons()}))
+        return
+    print(f"{path}: {len(runs)} runs, {len(runs.excluded)} left out")
+    _print_excluded(runs.reasons())
+
+
+def _fit(rest: list[str]) -> None:
+    from taxonomy.scaling import fits, results, shown
+
+    _nothing_else("fit", rest)
+    given, workdir = flags.FLAGS, cli.workdir()
+    options = fits.Options(
+        bootstraps=given.bootstraps,
+        seed=given.seed,
+        delta=_delta(given.delta),
+        params=given.count,
+        flops=given.count_flops,
+        start=_numbers("--start", given.start),
+        fixed=_numbers("--fixed", given.fixed),
+        budgets=[_number("--budgets", text) for text in given.budgets] or None,
+        holdout=tuple(given.holdout),
+    )
+    result = fits.fit(_dropped(results.read(workdir)), given.method or "parametric", options)
+    path = fits.save(workdir, result)
+    del result["samples"]
+    print(json.dumps(result) if given.json else shown.fit(result, str(path)))
+
+
+def _dropped(runs: Any) -> Any:
+    from taxonomy.scaling import results
+
+    given = flags.FLAGS
+    return results.exclude(runs, given.drop_highest_loss, given.min_tokens_per_param, given.drop)
+
+
+def _print_excluded(reasons: list[dict[str, str]]) -> None:
+    for one in reasons:
+        print(f"  left out: {one['id']}: {one['reason']}")
+
+
+def _delta(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise UserError(f"--delta: expected a number greater than 0, got {value:g}")
+    return value
+
+
+def _numbers(flag: str, text: str | None) -> dict[str, float] | None:
+    """ "A=1, B=2" as a dictionary."""
+    if text is None:
+        return None
+    found = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+)\s*=(.+)", part)
+        if not match:
+            raise UserError(f"{flag}: expected NAME=NUMBER, NAME=NUMBER, got {part.strip()!r}")
+        found[match[1]] = _number(flag, match[2])
+    return found
+
+
+def _number(flag: str, text: str) -> float:
+    """Arithmetic over numbers alone: 6*70e9*1.4e12."""
+    value = float(notation.evaluate(notation.parse(text, flag), {}, text, flag))
+    if not value > 0:
+        raise UserError(f"{flag}: expected a number greater than 0, got {value:g}")
+    return value
+
+
+def _nothing_else(command: str, rest: list[str]) -> None:
+    if rest:
+        raise UserError(f"sweep {command}: unexpected argument '{rest[0]}'")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"import": _import, "fit": _fit}
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)
