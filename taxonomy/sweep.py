@@ -43,6 +43,10 @@ def define_flags() -> None:
     flags.DEFINE_string("fixed", None, "fit: parameters that are known, for data_constrained A, B, E, alpha, beta.")
     flags.DEFINE_list("budgets", [], "fit: FLOPs of the curves of isoflop, each of runs within a quarter; found by gaps otherwise.")
     flags.DEFINE_list("holdout", [], "fit: ids of runs to predict and not to fit.")
+    flags.DEFINE_string("chips", None, "ask: what there is to train on, v5p-256 or h100-8; together with --hours.")
+    flags.DEFINE_float("hours", None, "ask: how long there is.", lower_bound=0)
+    flags.DEFINE_float("mfu", 0.4, "ask: the share of the chips' peak that is used.", lower_bound=0, upper_bound=1)
+    flags.DEFINE_string("family", None, "ask: name the size of this family that is nearest, and the command to train it.")
     flags.DEFINE_bool("json", False, "Print one JSON object.")
 
 
@@ -93,6 +97,53 @@ def _fit(rest: list[str]) -> None:
     print(json.dumps(result) if given.json else shown.fit(result, str(path)))
 
 
+def _plot(rest: list[str]) -> None:
+    from taxonomy.scaling import figures, fits, report, results
+
+    _nothing_else("plot", rest)
+    workdir = cli.workdir()
+    runs = results.read(workdir)
+    kept = {method: fits.load(workdir, method) for method in fits.METHODS if fits.kept(workdir, method)}
+    if not kept:
+        raise UserError(f"--workdir: {workdir} has no fit; `sweep fit` makes one")
+    written = figures.draw(workdir, runs, kept)
+    path = report.write(workdir, runs, kept, written)
+    if flags.FLAGS.json:
+        print(json.dumps({"report": str(path), "figures": [str(one) for one in written]}))
+        return
+    print(f"{path}: {', '.join(kept)}")
+    for one in written:
+        print(f"  {one} (and .svg)")
+
+
+def _ask(rest: list[str]) -> None:
+    from taxonomy.scaling import ask, fits, shown
+    from taxonomy.training import chips
+
+    _nothing_else("ask", rest)
+    given, workdir = flags.FLAGS, cli.workdir()
+    asked = {
+        name: None if given[name].value is None else _number(f"--{name}", given[name].value)
+        for name in ("flops", "params", "tokens")
+    }
+    if (given.chips is None) != (given.hours is None):
+        raise UserError("--chips: needs --hours, and --hours needs --chips")
+    if given.chips is not None:
+        if asked["flops"] is not None:
+            raise UserError("--chips: says how many FLOPs there are; leave --flops out")
+        asked["flops"] = chips.slice_flops(given.chips) * given.mfu * given.hours * 3600
+    fit = fits.load(workdir, given.method or "parametric")
+    answer = ask.ask(fit, **asked)
+    answer["recipe"] = ask.recipe(answer, fits.load(workdir, "hyperparameters") if fits.kept(workdir, "hyperparameters") else None)
+    if given.family is not None:
+        import jax
+
+        # Shapes need no accelerator, and one may be busy with a run.
+        jax.config.update("jax_platforms", "cpu")
+        answer["nearest"] = ask.nearest_config(answer, fit, given.family)
+    print(json.dumps(answer) if given.json else shown.answer(answer))
+
+
 def _dropped(runs: Any) -> Any:
     from taxonomy.scaling import results
 
@@ -137,7 +188,7 @@ def _nothing_else(command: str, rest: list[str]) -> None:
         raise UserError(f"sweep {command}: unexpected argument '{rest[0]}'")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"import": _import, "fit": _fit}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"import": _import, "fit": _fit, "plot": _plot, "ask": _ask}
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ def _fit_law(runs: Runs, options: Options, build: Callable[[Runs, Options], robu
         "samples": samples,
         "delta": None if np.isinf(delta) else delta,
         "objective": found.objective,
+        "scatter": float(np.std(np.log(loss / predicted))),
         "r2": float(1 - ((loss - predicted) ** 2).sum() / variation) if variation > 0 else None,
         "starts": {"tried": len(found.objectives_S), "agreeing": found.agreeing, "objectives": sorted(found.objectives_S.tolist())},
         "warnings": warnings,
@@ -286,6 +287,10 @@ def save(workdir: str | pathlib.Path, result: dict[str, Any]) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result) + "\n")
     return path
+
+
+def kept(workdir: str | pathlib.Path, method: str) -> bool:
+    return (pathlib.Path(workdir) / FOLDER / f"{method}.json").is_file()
 
 
 def load(workdir: str | pathlib.Path, method: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from taxonomy.scaling import parametric
 
 @dataclasses.dataclass(frozen=True)
 class Kaplan:
-    """The law over given runs. A point is (n, d, r, s): log L = s LSE(n - r log N, d - log D) about the runs' mean N and D."""
+    """The law over given runs. A point is (s n, s d, r, log s): log L = s LSE(n - r log N, d - log D) about the runs' mean N, D."""
 
     log_params_R: np.ndarray
     log_tokens_R: np.ndarray
@@ -28,21 +28,24 @@ class Kaplan:
         return cls(np.log(runs.params), np.log(runs.tokens), np.log(runs.loss))
 
     def log_losses(self, point_BP: np.ndarray):
-        n, d, ratio, power = point_BP.T[..., None]
+        ratio, power = point_BP.T[2][:, None], np.exp(point_BP.T[3])[:, None]
+        n, d = point_BP.T[:2, :, None] / power
         x_R, y_R = self.log_params_R - self.log_params_R.mean(), self.log_tokens_R - self.log_tokens_R.mean()
         of_params, of_tokens = n - ratio * x_R, d - y_R
         total = np.logaddexp(of_params, of_tokens)
         share = np.exp(of_params - total)
 
         def pull(gradient_BR):
-            by_params, by_tokens = gradient_BR * power * share, gradient_BR * power * (1 - share)
-            columns = by_params.sum(1), by_tokens.sum(1), -by_params @ x_R, (gradient_BR * total).sum(1)
+            by_params, by_tokens = gradient_BR * share, gradient_BR * (1 - share)
+            by_power = power * ((gradient_BR * total) - by_params * n - by_tokens * d)
+            columns = by_params.sum(1), by_tokens.sum(1), -power[:, 0] * (by_params @ x_R), by_power.sum(1)
             return np.stack(columns, axis=1)
 
         return power * total, pull
 
     def parameters(self, point_BP: np.ndarray) -> dict[str, np.ndarray]:
-        n, d, ratio, power = point_BP.T
+        ratio, power = point_BP.T[2], np.exp(point_BP.T[3])
+        n, d = point_BP.T[:2] / power
         with np.errstate(over="ignore"):
             N_c = np.exp(n / ratio + self.log_params_R.mean())
             return {"N_c": N_c, "D_c": np.exp(d + self.log_tokens_R.mean()), "alpha_N": ratio * power, "alpha_D": power}
@@ -51,13 +54,14 @@ class Kaplan:
         N_c, D_c, alpha_N, alpha_D = (float(parameters[name]) for name in self.names)
         ratio = alpha_N / alpha_D
         n, d = ratio * (np.log(N_c) - self.log_params_R.mean()), np.log(D_c) - self.log_tokens_R.mean()
-        return np.array([n, d, ratio, alpha_D])
+        return np.array([alpha_D * n, alpha_D * d, ratio, np.log(alpha_D)])
 
     def starts(self) -> np.ndarray:
         """Both terms alike at the middle of the runs, for pairs of exponents."""
         middle = self.log_loss_R.mean()
-        pairs = itertools.product((0.4, 0.8, 1.6), (0.05, 0.1, 0.3))
-        return np.array([(middle / power - np.log(2), middle / power - np.log(2), ratio, power) for ratio, power in pairs])
+        pairs = list(itertools.product((0.4, 0.8, 1.6), (0.05, 0.1, 0.3)))
+        rest = [middle - power * np.log(2) for _, power in pairs]
+        return np.array([(one, one, ratio, np.log(power)) for one, (ratio, power) in zip(rest, pairs, strict=True)])
 
 
 def loss(parameters: parametric.Parameters, params, tokens):

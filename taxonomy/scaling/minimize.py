@@ -25,15 +25,23 @@ class Minimum(NamedTuple):
     steps_B: np.ndarray
 
 
-def minimize(objective: Objective, start_BP: np.ndarray, steps: int = 400, tolerance: float = 1e-10) -> Minimum:
-    """Goes downhill from every start until a step gains less than `tolerance` of the value twice in a row."""
+def minimize(
+    objective: Objective, start_BP: np.ndarray, steps: int = 400, tolerance: float = 1e-10, inverse_BPP: np.ndarray | None = None
+) -> Minimum:
+    """Goes downhill from every start until a step gains less than `tolerance` of the value twice in a row.
+
+    inverse_BPP: a guess of the inverse curvature at the starts, which saves the steps that it takes to learn it.
+    """
     point_BP = np.array(start_BP, np.float64)
     problems, size = point_BP.shape
     value_B, gradient_BP = objective(point_BP, np.arange(problems))
     value_B, gradient_BP = value_B.copy(), gradient_BP.copy()
     steps_B, idle_B = np.zeros((2, problems), np.int64)
-    inverse_BPP = np.broadcast_to(np.eye(size), (problems, size, size)).copy()
-    inverse_BPP /= np.maximum(np.linalg.norm(gradient_BP, axis=1), 1e-12)[:, None, None] / 0.1
+    guessed = inverse_BPP is not None
+    if not guessed:
+        length_B = np.maximum(np.linalg.norm(gradient_BP, axis=1), 1e-12)
+        inverse_BPP = 0.1 / length_B[:, None, None] * np.eye(size)
+    inverse_BPP = np.broadcast_to(inverse_BPP, (problems, size, size)).copy()
     active = np.flatnonzero(np.isfinite(value_B))
     for _ in range(steps):
         if not active.size:
@@ -44,7 +52,7 @@ def minimize(objective: Objective, start_BP: np.ndarray, steps: int = 400, toler
         move, change = length[:, None] * direction, gradient - gradient_BP[active]
         gained = value_B[active] - value
         idle_B[active] = np.where(gained <= tolerance * np.abs(value), idle_B[active] + 1, 0)
-        fresh = steps_B[active] == 0
+        fresh = (steps_B[active] == 0) & (not guessed)
         inverse_BPP[active] = _update(inverse_BPP[active], move, change, fresh)
         point_BP[active] += move
         value_B[active], gradient_BP[active] = value, gradient
@@ -53,11 +61,11 @@ def minimize(objective: Objective, start_BP: np.ndarray, steps: int = 400, toler
     return Minimum(point_BP, value_B, steps_B)
 
 
-def polish(objective: Objective, start_P: np.ndarray, rounds: int = 6) -> tuple[np.ndarray, float]:
+def polish(objective: Objective, start_P: np.ndarray, inverse_PP: np.ndarray, rounds: int = 6) -> tuple[np.ndarray, float]:
     """The best point that is found from one start when the search begins anew, as long as that helps."""
     best, value = np.asarray(start_P, np.float64), np.inf
     for _ in range(rounds):
-        found = minimize(objective, best[None], steps=1000, tolerance=1e-14)
+        found = minimize(objective, best[None], steps=1000, tolerance=1e-14, inverse_BPP=inverse_PP)
         if not found.value_B[0] < value:
             break
         improvement = value - found.value_B[0]

@@ -17,6 +17,7 @@ SQUARES = np.inf  # as a delta: least squares
 _UNIT_OF_SQUARES = 1e-3  # what sums of squares are divided by
 _AGREE = 1e-3
 _APART = 0.1
+_NUDGE = 1e-5
 
 
 class Law(Protocol):
@@ -52,9 +53,10 @@ def fit(law: Law, delta: float = DELTA, starts_SP: np.ndarray | None = None) -> 
     ones = np.ones((len(starts_SP), len(law.log_loss_R)))
     objective, unit = _objective(law, ones, delta)
     # Coarse first: a start far away need not be followed to the last digit.
-    found = search.minimize(objective, starts_SP, steps=300, tolerance=1e-9)
+    found = search.minimize(objective, starts_SP, steps=300, tolerance=1e-9, inverse_BPP=_inverse_curvature(law, starts_SP, delta))
     values = np.where(np.isfinite(found.value_B), found.value_B, np.inf)
-    best, value = search.polish(objective, found.point_BP[np.argmin(values)])
+    best = found.point_BP[np.argmin(values)]
+    best, value = search.polish(objective, best, _inverse_curvature(law, best[None], delta)[0])
     objectives = np.minimum(values * unit, np.finfo(float).max)
     return Found(best, float(value * unit[0]), objectives, _minima(best, found.point_BP, objectives))
 
@@ -72,9 +74,10 @@ def _minima(best_P: np.ndarray, point_SP: np.ndarray, objective_S: np.ndarray) -
 def refit(law: Law, weights_BR: np.ndarray, starts: np.ndarray, delta: float | np.ndarray = DELTA) -> tuple[np.ndarray, np.ndarray]:
     """Points (B, P) and objectives (B,) under each row of weights, each from every one of `starts` (S, P); the better counts."""
     best, values = None, None
+    objective, unit = _objective(law, weights_BR, delta)
     for start_P in starts:
-        objective, unit = _objective(law, weights_BR, delta)
-        found = search.minimize(objective, np.tile(start_P, (len(weights_BR), 1)), steps=200, tolerance=1e-7)
+        inverse = _inverse_curvature(law, start_P[None], np.median(delta))
+        found = search.minimize(objective, np.tile(start_P, (len(weights_BR), 1)), steps=200, tolerance=1e-8, inverse_BPP=inverse)
         if best is None:
             best, values = found.point_BP, found.value_B * unit
         else:
@@ -86,6 +89,24 @@ def refit(law: Law, weights_BR: np.ndarray, starts: np.ndarray, delta: float | n
 def predictions(law: Law, point_BP: np.ndarray) -> np.ndarray:
     """Losses (B, R) that the law predicts for its runs."""
     return np.exp(law.log_losses(point_BP)[0])
+
+
+def _inverse_curvature(law: Law, point_SP: np.ndarray, delta: float) -> np.ndarray:
+    """The inverse (S, P, P) of the curvature that reweighted least squares has at given points, for the scaled objective."""
+    starts, size = point_SP.shape
+    moves = np.concatenate([_NUDGE * np.eye(size), -_NUDGE * np.eye(size)])
+    at = np.concatenate([point_SP[:, None], point_SP[:, None] + moves], axis=1).reshape(-1, size)
+    transform = np.exp if law.plain else np.asarray
+    predicted = transform(law.log_losses(at)[0]).reshape(starts, 1 + 2 * size, -1)
+    slopes_SPR = (predicted[:, 1 : size + 1] - predicted[:, size + 1 :]) / (2 * _NUDGE)
+    if np.isfinite(delta):
+        weights_SR = 1 / np.maximum(np.abs(predicted[:, 0] - transform(law.log_loss_R)), delta)
+    else:
+        weights_SR = np.full((starts, predicted.shape[2]), 1 / _UNIT_OF_SQUARES)
+    curvature = np.einsum("spr,sr,sqr->spq", slopes_SPR, weights_SR, slopes_SPR) / predicted.shape[2]
+    # A direction that the runs say nothing of is not searched without bound.
+    scale = np.trace(curvature, axis1=1, axis2=2)[:, None, None]
+    return np.linalg.inv(curvature + (1e-9 * scale + 1e-12) * np.eye(size))
 
 
 def objectives(law: Law, point_BP: np.ndarray, delta: float = DELTA) -> np.ndarray:

@@ -8,6 +8,30 @@ def fit(result: dict[str, Any], path: str) -> str:
     return "\n".join(_lines(result, path))
 
 
+def answer(found: dict[str, Any]) -> str:
+    """What to train, a line for each quantity."""
+    what = "compute-optimal" if found["optimal"] else "as given"
+    lines = [f"{what}, by {found['method']}", f"  {'C, FLOPs':16} {number(found['flops']):>10}  95%"]
+    for name, title in (("params", "N, parameters"), ("tokens", "D, tokens"), ("tokens_per_param", "D/N"), ("loss", "loss")):
+        if found[name] is not None:
+            lines.append(f"  {title:16} {number(found[name]):>10}  {between(found['intervals'].get(name))}".rstrip())
+    if found["loss"] is not None:
+        lines[-1] += f", one run scatters by {100 * found['scatter']:.2g}% besides"
+    if "optimum" in found:
+        best = found["optimum"]
+        sizes = f"N {number(best['params'])}, D {number(best['tokens'])}"
+        lines.append(f"  at best these FLOPs give loss {number(best['loss'])} ({best['loss'] - found['loss']:+.4f}): {sizes}")
+    recipe = found["recipe"]
+    lines.append(f"  learning rate {recipe['learning_rate']:.2g}, batch {number(recipe['batch_tokens'])} tokens, by {recipe['by']}")
+    further = found["extrapolation"]
+    lines.append(f"  of the largest run: FLOPs x{further['flops']:.3g}, N x{further['params']:.3g}, D x{further['tokens']:.3g}")
+    if "nearest" in found:
+        near = found["nearest"]
+        cost = f", loss {number(near['loss'])} ({near['loss_of_rounding']:+.4f})" if near["loss"] is not None else ""
+        lines += [f"  nearest: {near['config']}, {number(near['params'])} parameters{cost}", f"  {near['command']}"]
+    return "\n".join(lines + [f"  warning: {warning}" for warning in found["warnings"]])
+
+
 def number(value: float | None) -> str:
     """Four digits, with a power of ten only where that is shorter."""
     if value is None:
@@ -54,11 +78,22 @@ def _lines(result: dict[str, Any], path: str) -> Iterator[str]:
         inside = f", 95% {between(one['interval'])}, {'inside' if one['inside'] else 'outside'}" if "interval" in one else ""
         yield f"  held out {one['id']}: {one['loss']:.4f}, predicted {one['predicted']:.4f} ({one['error_percent']:+.4f}%){inside}"
     if "sensitivity" in result:
-        yield f"  {'what if':36} {'N* ~ C^':>8} {'N* at ' + number(result['sensitivity'][0]['flops']):>14}"
-        for one in result["sensitivity"]:
-            yield f"  {one['change']:36} {number(one['exponents']['params']):>8} {number(one['params']):>14}"
+        yield from _what_if(result["sensitivity"])
     for warning in result["warnings"]:
         yield f"  warning: {warning}"
     for one in result["excluded"]:
         yield f"  left out: {one['id']}: {one['reason']}"
     yield f"kept in {path}"
+
+
+def _what_if(lines: list[dict[str, Any]]) -> Iterator[str]:
+    """The parameters that differ, the exponent of N*, and N* far out."""
+    names = [name for name in lines[0]["parameters"] if len({one["parameters"][name] for one in lines}) > 1]
+    yield (
+        f"  {'what if':36}"
+        + "".join(f" {name:>10}" for name in (*names, "N* ~ C^"))
+        + f" {'N* at ' + number(lines[0]['flops']):>16}"
+    )
+    for one in lines:
+        values = (*(one["parameters"][name] for name in names), one["exponents"]["params"])
+        yield f"  {one['change']:36}" + "".join(f" {number(value):>10}" for value in values) + f" {number(one['params']):>16}"
