@@ -44,6 +44,9 @@ def draw(workdir: str | pathlib.Path, runs: Runs, kept: dict[str, dict[str, Any]
     written = []
     with plt.rc_context(_STYLE):
         for name, figure in _figures(runs, kept):
+            # One layout for both files.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
             for suffix in ("svg", "png"):
                 path = folder / f"{name}.{suffix}"
                 # No date inside: the same fit is the same file.
