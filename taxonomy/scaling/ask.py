@@ -82,28 +82,28 @@ def recipe(answer: Mapping[str, Any], fit: Mapping[str, Any] | None) -> dict[str
 
 
 def nearest_config(answer: Mapping[str, Any], fit: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The size of a family nearest to N, the tokens that the FLOPs leave it, what the rounding costs, and its command."""
-    from taxonomy import config as config_lib
-    from taxonomy.scaling import accounting
+    """The size of a family nearest to N, the tokens that the FLOPs leave it, what the rounding costs, and its command.
 
-    counted = {}
-    for size in config_lib.sizes(family):
-        name = f"{family}:{size}" if size else family
-        counted[name] = accounting.count(config_lib.load_config(name).model).active_parameters
-    name = min(counted, key=lambda one: abs(math.log(counted[one] / answer["params"])))
-    params = counted[name]
+    A size counts as the fitted runs did where that count is one of `conventions.parameters`, otherwise with everything active.
+    """
+    from taxonomy import config as config_lib
+    from taxonomy.scaling import conventions
+
+    configs = {f"{family}:{size}" if size else family: None for size in config_lib.sizes(family)}
+    counted = {name: conventions.parameters(config_lib.load_config(name).model) for name in configs}
+    rule = fit["count"]["params"].removeprefix("params_")
+    rule = rule if rule in next(iter(counted.values())) else "total"
+    name = min(counted, key=lambda one: abs(math.log(counted[one][rule] / answer["params"])))
+    params, config = counted[name][rule], config_lib.load_config(name)
     tokens = answer["flops"] / 6 / params
-    result = {"config": name, "params": params, "tokens": tokens, "loss": None}
+    result = {"config": name, "params": params, "counted": rule, "tokens": tokens, "loss": None}
     loss = METHODS[fit["method"]].loss
     if loss is not None:
         result["loss"] = float(loss(fit["parameters"], params, tokens))
         result["loss_of_rounding"] = result["loss"] - answer["loss"]
-    context = config_lib.load_config(name).model.context
-    steps = (
-        "--config.train.steps=None --config.train.tokens"
-        if config_lib.load_config(name).train.tokens is None
-        else "--config.train.tokens"
-    )
+    result["flops"] = {name: tokens * each for name, each in conventions.training_flops(config.model).items()}
+    # A recipe counts steps or tokens, and only one of them may stand.
+    steps = "" if config.train.steps is None else "--config.train.steps=None "
     place = f"runs/{name.replace(':', '-')}"
-    result["command"] = f"python -m taxonomy.train --config={name} {steps}={max(tokens, context):.4g} --workdir={place}"
+    result["command"] = f"python -m taxonomy.train --config={name} {steps}--config.train.tokens={tokens:.4g} --workdir={place}"
     return result

@@ -150,16 +150,22 @@ def _fit_isoflop(runs: Runs, options: Options) -> dict[str, Any]:
     warnings = [warning for curve in curves for warning in curve.warnings]
     warnings += [f"{curve.flops:.3g} FLOPs: not used, {curve.reason}" for curve in curves if curve.reason]
     result = {"parameters": parameters, "samples": samples, "curves": [c.shown() for c in curves], "warnings": warnings}
-    used = [curve for curve in curves if not curve.reason]
-    if options.sensitivity and len(used) > 2:
-        without = [(f"without {one.flops:.2g} FLOPs", isoflop.fit([c for c in used if c is not one])[0]) for one in used]
-        far, method, lines = (
-            sensitivity.FURTHER * float(runs.flops.max()),
-            METHODS["isoflop"],
-            [("as fitted", parameters), *without],
-        )
-        result["sensitivity"] = [sensitivity.line(change, method, found, far) for change, found in lines]
+    if options.sensitivity:
+        result["sensitivity"] = _isoflop_otherwise(runs, curves, parameters, options)
     return result | {"fitted": runs}
+
+
+def _isoflop_otherwise(runs: Runs, curves: list[isoflop.Curve], parameters: dict, options: Options) -> list[dict[str, Any]]:
+    """What the parabolas say without each budget, and by every other count of parameters."""
+    used = [curve for curve in curves if not curve.reason]
+    found = [("as fitted", parameters)]
+    if len(used) > 2:
+        found += [(f"without {one.flops:.2g} FLOPs", isoflop.fit([c for c in used if c is not one])[0]) for one in used]
+    for name in runs.counts("params"):
+        if name != options.params and (runs.column(name) != runs.params).any():
+            found.append((f"count {name}", isoflop.fit(isoflop.curves(runs.counted(params=name), options.budgets)[0])[0]))
+    far = sensitivity.FURTHER * float(runs.flops.max())
+    return [sensitivity.line(change, METHODS["isoflop"], one, far) for change, one in found]
 
 
 def _fit_envelope(runs: Runs, options: Options) -> dict[str, Any]:

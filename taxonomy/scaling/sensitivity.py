@@ -24,11 +24,12 @@ def table(runs: Runs, method: Any, parameters: dict[str, float], options: Any) -
         points, _ = robust.refit(law, np.ones((len(deltas), len(runs))), start, np.array(deltas))
         lines += [line(f"delta {one:g}", method, _row(law, points, k), flops) for k, one in enumerate(deltas)]
     index, values = budgets.group(runs, options.budgets)
-    places = [place for place in range(len(values)) if 0 < (index == place).sum() <= len(runs) - len(law.names)]
+    places = [place for place in range(len(values)) if 0 < (index == place).sum() < len(runs) - len(law.names)]
     if len(places) > 1:
         weights = np.array([(index != place).astype(float) for place in places])
         points, _ = robust.refit(law, weights, start, delta)
-        names = [f"without {values[place]:.2g} FLOPs ({int((index == place).sum())} runs)" for place in places]
+        counts = [int((index == place).sum()) for place in places]
+        names = [f"without {values[p]:.2g} FLOPs ({n} run{'s' * (n > 1)})" for p, n in zip(places, counts, strict=True)]
         lines += [line(name, method, _row(law, points, k), flops) for k, name in enumerate(names)]
     return lines + _counts(runs, method, options, delta, flops)
 

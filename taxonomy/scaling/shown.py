@@ -28,7 +28,9 @@ def answer(found: dict[str, Any]) -> str:
     if "nearest" in found:
         near = found["nearest"]
         cost = f", loss {number(near['loss'])} ({near['loss_of_rounding']:+.4f})" if near["loss"] is not None else ""
-        lines += [f"  nearest: {near['config']}, {number(near['params'])} parameters{cost}", f"  {near['command']}"]
+        rules = ", ".join(f"{number(flops)} {rule}" for rule, flops in near["flops"].items())
+        lines.append(f"  nearest: {near['config']}, {number(near['params'])} parameters, {number(near['tokens'])} tokens{cost}")
+        lines += [f"  its FLOPs by convention: {rules}", f"  {near['command']}"]
     return "\n".join(lines + [f"  warning: {warning}" for warning in found["warnings"]])
 
 

@@ -45,7 +45,7 @@ def load(path: str, columns: str = "", expressions: Mapping[str, str] | None = N
         row["id"] = row["id"] or f"row-{number}"
         reason = next(
             (
-                f"{column} is {record[column]!r}, not {value!r}"
+                f"{column} is {record[column]!r}, which --where does not take"
                 for column, value in wanted
                 if record[column] not in value.split("|")
             ),

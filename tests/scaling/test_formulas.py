@@ -5,7 +5,7 @@ import pytest
 
 from scaling.common import LAW, runs_of
 from taxonomy import config as config_lib
-from taxonomy.scaling import accounting, fits, hyperparameters, kaplan, noise_scale, overtraining, parametric
+from taxonomy.scaling import accounting, conventions, fits, hyperparameters, kaplan, noise_scale, overtraining, parametric
 from taxonomy.scaling.fits import Options
 
 
@@ -70,9 +70,26 @@ def test_flops_of_table_a4(size, layers, heads, ratio):
     name = f"chinchilla:sweep-{size}"
     params = accounting.count(config_lib.load_config(name).model).parameters
     model = config_lib.load_config(name, {"model.position": "rope"}).model
-    logits = 2 * model.vocab * model.d_model
-    forward = accounting.forward_flops_per_token(model, 2048, masked=False) - logits + 3 * heads * 2048 * layers
-    assert 3 * forward / (6 * params) == pytest.approx(ratio, abs=0.005)
+    d, vocab, time = model.d_model, model.vocab, 2048
+    layer = 6 * d * d + 2 * time * d + 3 * heads * time + 2 * time * d + 2 * d * d + 16 * d * d
+    counted = conventions.training_flops(model, time)["appendix_f"]
+    assert counted == 3 * (2 * vocab * d + layers * layer + 2 * d * vocab)
+    assert (counted - 3 * 4 * vocab * d) / (6 * params) == pytest.approx(ratio, abs=0.005)
+
+
+def test_conventions():
+    """GPT-2 of 12 layers and 768 features, tied, at 1024 tokens, from its shape alone."""
+    model = config_lib.load_config("gpt2:124m").model
+    layers, d, vocab, time = 12, 768, 50257, 1024
+    weights, others = layers * 12 * d * d, layers * (13 * d) + 2 * d
+    found = conventions.parameters(model)
+    assert found == {"body": weights + others, "body_head": weights + others + vocab * d, "total": 124439808}
+    flops = conventions.training_flops(model)
+    assert flops["6n"] == 6 * 124439808 and flops["6n_without_embeddings"] == 6 * found["body"]
+    assert flops["6n_12lhqt"] == 6 * found["body_head"] + 12 * layers * d * time
+    assert flops["exact"] == 6 * (weights + vocab * d) + 12 * layers * d * (time + 1) / 2
+    untied = conventions.parameters(config_lib.load_config("gpt2:124m", {"model.head": "untied"}).model)
+    assert untied["body"] == found["body"] and untied["total"] == found["total"] + vocab * d
 
 
 def test_learning_rates_of_a_known_law():
