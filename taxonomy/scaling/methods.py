@@ -163,7 +163,9 @@ def _isoflop_otherwise(runs: Runs, curves: list[isoflop.Curve], parameters: dict
         found += [(f"without {one.flops:.2g} FLOPs", isoflop.fit([c for c in used if c is not one])[0]) for one in used]
     for name in runs.counts("params"):
         if name != options.params and (runs.column(name) != runs.params).any():
-            found.append((f"count {name}", isoflop.fit(isoflop.curves(runs.counted(params=name), options.budgets)[0])[0]))
+            others, _ = isoflop.curves(runs.counted(params=name), options.budgets)
+            if sum(not curve.reason for curve in others) > 1:
+                found.append((f"count {name}", isoflop.fit(others)[0]))
     far = sensitivity.FURTHER * float(runs.flops.max())
     return [sensitivity.line(change, METHODS["isoflop"], one, far) for change, one in found]
 
