@@ -38,8 +38,9 @@ def main(argv: list[str]) -> None:
     for name in ("max_new_tokens", "n", "beams"):
         if given[name].value is not None and given[name].value < 1:
             raise UserError(f"--{name}: must be at least 1, got {given[name].value}")
-    if given.cache not in ("exact", "int8"):
-        raise UserError(f"--cache: must be exact or int8, got {given.cache}")
+    from taxonomy.layers.cache import check_kind
+
+    check_kind(given.cache, "--cache")
     how = {"max_new_tokens": given.max_new_tokens, "cache": given.cache}
     if given.beams is None:
         if given.length_penalty is not None:

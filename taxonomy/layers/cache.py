@@ -30,10 +30,10 @@ POSITION_BYTES = 4  # a slot's position in the text, int32
 _LARGEST, _SCALE = 127, "_scale"
 
 
-def check_kind(kind: str) -> None:
+def check_kind(kind: str, field: str = "cache") -> None:
     """Raises UserError when there is no such cache."""
     if kind not in KINDS:
-        raise UserError(f"cache: must be one of {', '.join(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
+        raise UserError(f"{field}: must be one of {', '.join(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
 
 
 def cached(
