@@ -124,14 +124,15 @@ def mixed(random_params):
 
 
 def test_logits_with_caches_in_int8_are_near(mixed):
-    """A feature is off by at most half of a scale, evenly: by its vector's largest magnitude / (127 * sqrt(12)), under 0.6% of its
-    size as features of 8 to 16 go, in keys and in values of four layers one upon the other: by under 2.4% of the logits' size."""
+    """A feature is off by at most half of a scale, evenly: by its vector's largest magnitude / (127 * sqrt(12)), which is under
+    0.6% of the vector's size, for 8 to 16 features. Keys and values of four layers make eight such errors, which add as squares:
+    logits are off by under 1.7% of their size."""
     tokens, inputs = random_tokens(mixed), INPUTS
     exact = stepwise(mixed, tokens, inputs=inputs)
     np.testing.assert_allclose(exact, at_once(mixed, tokens, inputs), atol=1e-4)
     error = stepwise(mixed, tokens, "int8", inputs) - exact
     print(error.std() / exact.std(), np.abs(error).max() / exact.std())
-    assert 1e-4 < error.std() / exact.std() < 0.024
+    assert 1e-4 < error.std() / exact.std() < 0.017
 
 
 @pytest.mark.parametrize("cache", ["exact", "int8"])
