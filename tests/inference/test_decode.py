@@ -181,6 +181,14 @@ def test_generation_ends_before_the_stop_token(rolling):
     assert expected[2] == []
 
 
+def test_the_loop_ends_with_its_last_row(rolling):
+    free = generated(rolling)[0]
+    decoding = decode.Decoding(rolling.spec, rolling.params, [PROMPTS[0]] * 3, max_new_tokens=16, stop_token=free[5])
+    decoding.advance()
+    first = free.index(free[5])
+    assert decoding.tokens == [free[:first]] * 3 and decoding._state.step == first + 1 < 16
+
+
 @pytest.mark.parametrize("sampler", ["greedy", FLAT, "top_p(0.9, temperature=50.0)"])
 def test_tokens_beyond_the_tokenizer_are_never_drawn(rolling, sampler):
     new = generated(rolling, sampler=sampler, vocab_size=37)
