@@ -54,6 +54,8 @@ def describe(config: ml_collections.ConfigDict, page: str | None = None) -> dict
         "train_flops_per_token": accounting.train_flops_per_token(model, ordered=ordered),
         "kv_cache_bytes_per_token": costs.kv_cache_bytes_per_token,
         "kv_cache_bytes": costs.kv_cache_bytes,
+        "int8_cache_bytes_per_token": accounting.cache_bytes(model, 1, 0, "int8").vectors,
+        "cache_position_bytes_per_token": accounting.cache_bytes(model, 1, 0).positions,
         "layers": costs.layers,
         **({f"{name}_layers": len(layers) for name, layers in model.stacks.items()} if len(model.stacks) > 1 else {}),
         **{key: getattr(model, key) for key in ("d_model", "context", "vocab")},
@@ -175,7 +177,10 @@ def _sections(descriptions: list[dict[str, Any]]) -> Iterator[list[tuple[str, li
         row("and in modules ahead", lambda d: f"{d['ahead_parameters']:,}" if "ahead_parameters" in d else ""),
         row("forward FLOPs/token", lambda d: _size(d["flops_per_token"], "FLOP")),
         row("training FLOPs/token", lambda d: _size(d["train_flops_per_token"], "FLOP")),
-        row("cache bytes/token", lambda d: f"{d['kv_cache_bytes_per_token']:,} (bfloat16)"),
+        row(
+            "cache bytes/token",
+            lambda d: f"{d['kv_cache_bytes_per_token']:,} (bfloat16), {d['int8_cache_bytes_per_token']:,} (int8)",
+        ),
         row("cache at full context", lambda d: _size(d["kv_cache_bytes"], "B")),
     ]
     default = config_lib.DEFAULTS["train"]

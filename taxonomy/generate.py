@@ -23,6 +23,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("stop", [], "A text ends before this; may be given several times.")
     flags.DEFINE_integer("n", 1, "Texts for each prompt.")
     flags.DEFINE_bool("stream", False, "Print the text while it is written; of one prompt.")
+    flags.DEFINE_string(
+        "cache", "exact", "What is kept of keys and values: exact, or int8, which takes about half of bfloat16's memory."
+    )
     flags.DEFINE_integer("beams", None, "Search for the likeliest texts with so many beams, instead of drawing.")
     flags.DEFINE_string("length_penalty", None, "Of --beams: what a text's log-probability is divided by; power(1.0) by default.")
 
@@ -35,7 +38,10 @@ def main(argv: list[str]) -> None:
     for name in ("max_new_tokens", "n", "beams"):
         if given[name].value is not None and given[name].value < 1:
             raise UserError(f"--{name}: must be at least 1, got {given[name].value}")
-    how = {"max_new_tokens": given.max_new_tokens}
+    from taxonomy.layers.cache import check_kind
+
+    check_kind(given.cache, "--cache")
+    how = {"max_new_tokens": given.max_new_tokens, "cache": given.cache}
     if given.beams is None:
         if given.length_penalty is not None:
             raise UserError("--length_penalty: only with --beams; texts that are drawn are not compared")

@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         """Float32 logits (B, T, V). With `cache_length`, keys and values are kept in the mutable collection "cache".
 
         `others`: prefix, types, order, domains, inputs, input_positions, input_segments. Inputs may be left out once a cache has
-        what they gave.
+        what they gave. `cache` among them is the kind of cache that is made, see `layers.cache`; it stays what it is.
         """
         x_BTD, context = self._features(tokens, positions, segments, train, cache_length, **others)
         if self.is_initializing():
@@ -166,6 +166,7 @@ class Transformer(nn.Module):
         types=None,
         order=None,
         domains=None,
+        cache: str = "exact",
     ) -> tuple[jax.Array, Context]:
         """What the head reads, and the context of the tokens."""
         execution = {"attention": self.execution.attention, "experts": self.execution.experts}
@@ -179,8 +180,8 @@ class Transformer(nn.Module):
             memory = Memory(x_BSD, context.positions_BT, input_segments)
         elif (inputs is not None) != (len(self.spec.stacks) > 1) and not (cache_length and inputs is None):
             raise UserError(f"inputs: {'required by' if inputs is None else 'not read by'} a model that is {self.spec.structure}")
-        places = self._places(tokens, positions)
-        context = Context(places, segments, prefix, types, memory, tokens_BT=tokens, cache_length=cache_length, **common)
+        places, caching = self._places(tokens, positions), {"cache_length": cache_length, "cache": cache}
+        context = Context(places, segments, prefix, types, memory, tokens_BT=tokens, **caching, **common)
         # Asked for in any case, so that it is among the parameters whatever they are made with.
         vector_11D = self.query() if self.spec.ordered else None
         if order is None:

@@ -47,7 +47,7 @@ class Tracks(nn.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         side_by_side = nn.vmap(
             _Track,
-            variable_axes={"params": 0, "cache": 0, "routing": 0},
+            variable_axes={"params": 0, "cache": 1, "routing": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=None,
             axis_size=self.count,

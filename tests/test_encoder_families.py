@@ -18,7 +18,7 @@ from taxonomy.training import checkpoints, loop, report
 from taxonomy.training.parts import apart
 from taxonomy.training.plan import make_plan
 
-STEPS = 60
+STEPS = 30
 OVERRIDES = {
     "data.tokenizer": "bytes()",
     "train.steps": STEPS,
@@ -26,10 +26,10 @@ OVERRIDES = {
     "train.optimizer": "adamw(b1=0.9, b2=0.95, weight_decay=0.1)",
     "train.schedule": "constant(peak=3e-3, warmup='5 steps')",
     "train.log_every": 1,
-    "evaluation.every": "60 steps",
+    "evaluation.every": f"{STEPS} steps",
     "evaluation.batch_tokens": 512,
     "evaluation.max_tokens": 512,
-    "checkpoint.every": "60 steps",
+    "checkpoint.every": f"{STEPS} steps",
     "checkpoint.asynchronous": False,
     "report.new_tokens": 8,
 }

@@ -58,8 +58,9 @@ def test_a_stream_prints_what_is_printed_at_once(tiny, workdir):
 
 def test_beams(tiny, workdir):
     one, how = tiny("gpt2"), {"tokenizer": tokenizers.BytesTokenizer(), "max_new_tokens": 8}
-    text = decode.generate(one.config, one.params, ["def "], **how, beams=3, length_penalty="gnmt(0.6)")[0]
-    done = run(f"--workdir={workdir}", "--prompt=def ", "--max_new_tokens=8", "--beams=3", "--length_penalty=gnmt(0.6)")
+    text = decode.generate(one.config, one.params, ["def "], **how, beams=3, length_penalty="gnmt(0.6)", cache="int8")[0]
+    words = ["--prompt=def ", "--max_new_tokens=8", "--beams=3", "--length_penalty=gnmt(0.6)", "--cache=int8"]
+    done = run(f"--workdir={workdir}", *words)
     assert done.stdout.decode() == f"def {text}\n", done.stderr
 
 
@@ -70,6 +71,7 @@ def test_beams(tiny, workdir):
         (["--workdir=x", "--sampler=top_p(2)"], "--sampler: top_p: p=2.0 must be above 0 and at most 1"),
         (["--workdir=x", "--prompt_file=/nowhere"], "--prompt_file: cannot read /nowhere"),
         (["--workdir=x", "--max_new_tokens=0"], "--max_new_tokens: must be at least 1"),
+        (["--workdir=x", "--cache=int"], "--cache: must be one of exact, int8, got 'int'; did you mean 'int8'"),
         (["--workdir=x", "--beams=0"], "--beams: must be at least 1, got 0"),
         (["--workdir=x", "--beams=2", "--sampler=greedy"], "--sampler: not with --beams"),
         (["--workdir=x", "--beams=2", "--seed=0"], "--seed: not with --beams"),

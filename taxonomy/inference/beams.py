@@ -76,6 +76,7 @@ def search(
     vocab_size: int | None = None,
     dtype: str = "float32",
     piece: int = 1024,
+    cache: str = "exact",
 ) -> list[list[Found]]:
     """The `beams` best texts found after each prompt, best first. Arguments as in `decode.Decoding`. Raises UserError."""
     penalty = registry.create("length_penalty", length_penalty, "length_penalty")
@@ -92,9 +93,9 @@ def search(
     model_spec, params = steps.ready(model_spec, params)
     room = prompts_lib.rounded(max_new_tokens)
     rules = Rules(beams, penalty, early_stopping)
-    how = beams, room, vocab_size, dtype, piece
-    program, logits_RV, cache, _, positions_RT = steps.read(model_spec, params, prompts, inputs, *how)
-    state = _begin(program, rules, room, cache, logits_RV, positions_RT, stops_S, max_new_tokens)
+    how = beams, room, vocab_size, dtype, piece, cache
+    program, logits_RV, caches, _, positions_RT = steps.read(model_spec, params, prompts, inputs, *how)
+    state = _begin(program, rules, room, caches, logits_RV, positions_RT, stops_S, max_new_tokens)
     state = _extend(program, rules, steps.unrolled(program, params), state, stops_S, max_new_tokens)
     tokens_BKN, lengths_BK, scores_BK = jax.device_get((state.found_BKN, state.found_lengths_BK, state.found_scores_BK))
     found = []

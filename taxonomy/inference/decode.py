@@ -45,8 +45,8 @@ def generate(
 
     With an encoder, the prompts are what it reads, and the text is the decoder's. A text ends with its document (when
     `to_document_end`) or before the first of the strings `stop` in it, whatever tokens that is made of; what the model computes
-    beyond is dropped. `how`: sampler, seed, unconditional (texts) and guidance of `Decoding`; or with `beams`, where the `n` best
-    texts of a beam search are given, length_penalty and early_stopping of `beams.search`.
+    beyond is dropped. `how`: cache, sampler, seed, unconditional (texts) and guidance of `Decoding`; or with `beams`, where the `n`
+    best texts of a beam search are given, cache, length_penalty and early_stopping of `beams.search`.
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
@@ -171,6 +171,7 @@ class Decoding:
         guidance: float = 1.0,
         dtype: str = "float32",
         piece: int = 1024,
+        cache: str = "exact",
     ):
         """Reads the prompts.
 
@@ -178,6 +179,7 @@ class Decoding:
         by side. `params` are in the scanned or the unrolled layout. Tokens of `vocab_size` and above are never drawn. Prompts may
         differ in length; what a prompt's greedy continuation is does not depend on the others. `inputs` are read by the encoder
         beside the decoder, one row for each prompt. Prompts are read in pieces of at most `piece` tokens. `seed` may be a key.
+        `cache`: what is kept of keys and values, "exact" or "int8" (`layers.cache`), where less memory moves the logits a little.
 
         With `unconditional`, one row for each prompt (or, with an encoder, for each row of inputs) that lacks its condition, logits
         are conditional + guidance * (conditional - unconditional): classifier-free guidance (Ho & Salimans 2022,
@@ -203,10 +205,11 @@ class Decoding:
             prompts, inputs = _with_unconditional(prompts, inputs, unconditional)
         model_spec, params = steps.ready(model_spec, params)
         room = prompts_lib.rounded(max_new_tokens)
-        program, logits, cache, *read = steps.read(model_spec, params, prompts, inputs, n, room, vocab_size, dtype, piece)
+        how = n, room, vocab_size, dtype, piece, cache
+        program, logits, caches, *read = steps.read(model_spec, params, prompts, inputs, *how)
         weight = np.float32(guidance) if guided else None
         self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight)
-        self._state = steps.begin(program, sampler, room, cache, logits, *read, self._drawing)
+        self._state = steps.begin(program, sampler, room, caches, logits, *read, self._drawing)
         self._program, self._params = program, steps.unrolled(program, params)
 
     @property

@@ -19,17 +19,22 @@ from taxonomy import model as model_lib
 from taxonomy import spec, stack
 from taxonomy.inference.prompts import padded
 from taxonomy.inference.samplers import Counts, Sampler
+from taxonomy.layers.cache import check_kind
 from taxonomy.layers.params import MATRIX_ROLES, Declared
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What is compiled: a model, the type it computes in, the tokens a row's cache has room for, the tokens that may be drawn."""
+    """What is compiled: a model, the type it computes in, the tokens a row's cache has room for, the tokens that may be drawn.
+
+    cache: what the caches keep of them, see `layers.cache`.
+    """
 
     model: spec.Model
     dtype: str
     cache_length: int
     vocab_size: int
+    cache: str = "exact"
 
 
 @struct.dataclass
@@ -87,17 +92,19 @@ def read(
     vocab_size: int,
     dtype: str,
     piece: int,
+    cache: str = "exact",
 ):
     """The program for these prompts and `room` new tokens, logits (R, V) and caches after them, tokens and positions (R, T).
 
     Every prompt is read once and then stands in `copies` rows side by side.
     """
+    check_kind(cache)
     tokens_BT, positions_BT = padded(prompts, piece)
     given = {} if inputs is None else dict(zip(("inputs", "input_positions"), padded(inputs), strict=True))
-    program = Program(model_spec, dtype, tokens_BT.shape[1] + room, vocab_size)
+    program = Program(model_spec, dtype, tokens_BT.shape[1] + room, vocab_size, cache)
     after = prefill(program, piece, params, tokens_BT, positions_BT, given)
-    logits_RV, cache = after if copies == 1 else _repeated(after, copies)
-    return program, logits_RV, cache, np.repeat(tokens_BT, copies, axis=0), np.repeat(positions_BT, copies, axis=0)
+    logits_RV, caches = after if copies == 1 else _repeated(after, copies)
+    return program, logits_RV, caches, np.repeat(tokens_BT, copies, axis=0), np.repeat(positions_BT, copies, axis=0)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -142,7 +149,7 @@ def prefill(program: Program, piece: int, params, tokens_BT, positions_BT, given
         given = {**given, "prefix": positions_BT >= 0}  # all of a prompt
 
     def read(cache, tokens_BT, positions_BT, given):
-        options = {"method": "last_logits", "mutable": ["cache"], **given}
+        options = {"method": "last_logits", "mutable": ["cache"], "cache": program.cache, **given}
         logits_BV, state = model.apply({"params": params, **cache}, tokens_BT, positions_BT, program.cache_length, **options)
         return logits_BV, {"cache": state["cache"]}
 

@@ -126,7 +126,7 @@ class Attention(nn.Module, kw_only=True):
             k_BSGK = self._heads(memory.x_BSD, "key", "kv_heads", self.groups)
             v_BSGK = self._heads(memory.x_BSD, "value", "kv_heads", self.groups)
             brought = (k_BSGK, v_BSGK, memory.positions_BS)
-        keys = remembered(self, brought, None if memory is None else memory.segments_BS, context)
+        keys = remembered(self, brought, None if memory is None else memory.segments_BS, context, q_BTHK.dtype)
         segments_BT = None if keys.segments_BS is None else context.segments_BT
         return ops.attend(q_BTHK, context.positions_BT, segments_BT, keys, self._scores(None, context), "reference")
 
@@ -174,9 +174,9 @@ class Attention(nn.Module, kw_only=True):
         """Elements of matrices that are not used where no token is global."""
         return d_model * self.head_dim * (self.heads + 2 * self.groups) if self.global_projections else 0
 
-    def cache_elements(self) -> int:
-        """Numbers kept per token while decoding."""
-        return 0 if self.source == "earlier" else 2 * self.groups * self.head_dim
+    def cache_widths(self) -> tuple[int, ...]:
+        """Of the vectors kept per token while decoding."""
+        return () if self.source == "earlier" else 2 * self.groups * (self.head_dim,)
 
 
 @component("mha", kind="attention", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2")

@@ -36,7 +36,8 @@ class Context:
     groups: of rows that a stack of experts computes, for the feed-forward that they are; None for all tokens alike.
     reach: where only some tokens of a row are here, how many there are in all; None where all are, side by side.
     train: dropout is active.
-    cache_length: tokens a decoding cache must hold, or None when keys and values are not cached.
+    cache_length: tokens a decoding cache must hold, or None when keys and values are not cached. cache: what a new one keeps of
+        them, see `cache`.
     attention, experts: names of implementations, see `ops.attention` and `experts`.
     """
 
@@ -56,5 +57,6 @@ class Context:
     lend: Callable[[Keys], None] | None = struct.field(pytree_node=False, default=None)
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
+    cache: str = struct.field(pytree_node=False, default="exact")
     attention: str = struct.field(pytree_node=False, default="auto")
     experts: str = struct.field(pytree_node=False, default="auto")

@@ -70,7 +70,7 @@ class LatentAttention(nn.Module):
         )
         # One key-value head of latents and the keys that all heads share. Values have nothing of their own to be kept.
         kept_BTGK = jnp.concatenate([latent_BTL[:, :, None], k_rotary_BTGK], -1)
-        keys = cached(self, kept_BTGK, kept_BTGK[..., :0], context, scores.mask.window)
+        keys = cached(self, kept_BTGK, kept_BTGK[..., :0], context, scores.mask.window, self.cache_widths())
         w_k_LHK = self._of_latent("key", self.head_dim)
         w_v_LHK = self._of_latent("value", self.value_dim)
         absorbed = context.cache_length is not None and self._absorbs(x_BTD.shape[1])
@@ -135,6 +135,6 @@ class LatentAttention(nn.Module):
         position = self._position().distance_flops(mask, context, self.heads, self.rotary_dim)
         return 2 * self.heads * (self.head_dim + self.rotary_dim + self.value_dim) * mask.mean_span(context) + position
 
-    def cache_elements(self) -> int:
-        """Numbers kept per token while decoding."""
-        return self.kv_rank + self.rotary_dim
+    def cache_widths(self) -> tuple[int, ...]:
+        """Of the vectors kept per token while decoding."""
+        return self.kv_rank, self.rotary_dim

@@ -24,13 +24,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from taxonomy import model as model_lib
 from taxonomy import registry, spec
 from taxonomy.ahead import PREFIX
 from taxonomy.depths import INSIDE
-from taxonomy.layers.cache import cache_slots
+from taxonomy.layers.cache import POSITION_BYTES, cache_slots, kept_bytes
 from taxonomy.layers.params import MATRIX_ROLES, Declared
 from taxonomy.notation import Layers
 from taxonomy.registry import Component
@@ -39,12 +38,21 @@ _TABLE_ROLES = ("embedding", "position")
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheBytes:
+    """What a row keeps while it is decoded: keys and values, and the positions of their tokens."""
+
+    vectors: int
+    positions: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Accounting:
     """The costs of one model. FLOPs are per token and forward unless the name says otherwise; bytes are those of bfloat16.
 
     active_parameters: those a token's path goes through. embedding_parameters: token and position tables.
     by_part: parameters by module, as (path, count). attention_flops_per_token: the part of flops_per_token that grows with context.
-    kv_cache_bytes_per_token: while no window is full. kv_cache_bytes: of one row at full context, windows respected.
+    kv_cache_bytes_per_token: of keys and values while no window is full, and kv_cache_bytes: those of one row at full context,
+        windows respected; the positions beside them are in `cache_bytes` alone.
     generator_parameters: those that only the generator has. generator_flops_per_token: of the generator.
     ahead_parameters: those of the modules that predict further ahead. ahead_flops_per_token: of them, with the head that each uses.
     """
@@ -129,13 +137,6 @@ def _count(model: spec.Model, context: int | None) -> Accounting:
     for part, _, size in sizes:
         parts[part] += size
     total = sum(parts.values())
-    parts_cached = [(n, part) for name, n, part in _parts(model, "cache_elements") if name == "decoder"]
-    sizes_cached = [(n * registry.instantiate(part).cache_elements(), part) for n, part in parts_cached]
-    own = [(elements, part) for elements, part in sizes_cached if part.get("source") != "encoder"]
-    # What attends to an encoder keeps as many tokens as that has read.
-    inputs = model.inputs * context // model.context
-    cached = [(elements, inputs if part.get("source") == "encoder" else _slots(part, context)) for elements, part in sizes_cached]
-    itemsize = jnp.dtype(jnp.bfloat16).itemsize
     attention_flops = _attention_flops(model, context, masked=True)
     return Accounting(
         layers=sum(len(layers) for layers in model.stacks.values()),
@@ -147,9 +148,23 @@ def _count(model: spec.Model, context: int | None) -> Accounting:
         by_part=tuple(parts.items()),
         flops_per_token=_matrix_flops(model, masked=True) + attention_flops,
         attention_flops_per_token=attention_flops,
-        kv_cache_bytes_per_token=itemsize * sum(elements for elements, _ in own),
-        kv_cache_bytes=itemsize * sum(elements * slots for elements, slots in cached),
+        kv_cache_bytes_per_token=cache_bytes(model, 1, 0).vectors,
+        kv_cache_bytes=cache_bytes(model, context).vectors,
     )
+
+
+def cache_bytes(
+    model: spec.Model, length: int, inputs: int | None = None, kind: str = "exact", dtype: str = "bfloat16"
+) -> CacheBytes:
+    """Of one row's cache of a kind for `length` tokens, beside an encoder that has read `inputs` (by default as the model does)."""
+    inputs = model.inputs * length // model.context if inputs is None else inputs
+    vectors = positions = 0
+    for name, layers, part in _parts(model, "cache_widths"):
+        widths = registry.instantiate(part).cache_widths()
+        if name == "decoder" and widths:
+            slots = layers * (inputs if part.get("source") == "encoder" else _slots(part, length))
+            vectors, positions = vectors + slots * kept_bytes(widths, kind, dtype), positions + slots * POSITION_BYTES
+    return CacheBytes(vectors, positions)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""Models with an encoder: who sees whom, packed rows on both sides, cached decoding, and execution that changes nothing."""
+"""Models with an encoder: who sees whom, packed rows on both sides, and execution that changes nothing."""
 
 import functools
 from typing import Any, NamedTuple
@@ -111,29 +111,6 @@ def test_execution_changes_nothing(encoder_family, tiny, execution):
     if execution.get("scan") is False:
         params = {**params, **{name: stack.unstack(params[name], layers) for name, layers in one.spec.stacks.items()}}
     np.testing.assert_allclose(apply(one.model(**execution), params, batch), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_cached_decoding_is_the_full_forward(encoder_family, tiny):
-    """The encoder runs once; later steps do without its inputs."""
-    one = tiny(encoder_family)
-    if len(one.spec.stacks) == 1:
-        pytest.skip("an encoder alone does not decode")
-    batch = of(one).batch
-    expected = apply(one.model(), one.params, batch)
-
-    @functools.partial(jax.jit, static_argnums=3)
-    def step(cache, tokens, positions, first):
-        inputs = batch["inputs"] if first else None
-        variables = {"params": one.params, **cache}
-        return one.model().apply(variables, inputs, tokens, positions, cache_length=TIME + 2, mutable=["cache"])
-
-    found, cache, at = [], {}, 0
-    for size in (7, 1, 1, 4, 1):
-        positions = np.broadcast_to(np.arange(at, at + size), (ROWS, size))
-        logits, cache = step(cache, batch["tokens"][:, at : at + size], positions, at == 0)
-        found.append(logits)
-        at += size
-    np.testing.assert_allclose(np.concatenate(found, 1), expected[:, :at], rtol=1e-4, atol=1e-4)
 
 
 def _training_batch(one) -> dict[str, np.ndarray]:

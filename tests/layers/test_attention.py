@@ -224,7 +224,7 @@ def test_keys_and_values_can_be_those_of_an_earlier_layer(options, random_params
     # Another stream asks the same keys: what a token sees ends with its own place.
     other = borrower.apply({"params": params}, np.where(np.arange(9)[:, None] < 5, X, 0), context)
     np.testing.assert_allclose(other[:, :5], expected[:, :5], rtol=1e-6, atol=1e-6)
-    assert borrower.cache_elements() == 0 and borrower.attention_flops(9) == own.attention_flops(9)
+    assert borrower.cache_widths() == () and borrower.attention_flops(9) == own.attention_flops(9)
     with pytest.raises(ValueError, match="source='earlier' needs a layer before it"):
         borrower.apply({"params": params}, X, CONTEXT)
 
@@ -256,6 +256,6 @@ def test_what_a_layer_costs():
     for mask, allowed in (("causal", s <= t), ("full", s < 99), ("local(window=3)", (s <= t) & (t - s < 3))):
         module = sublayer("gqa(heads=4, kv_heads=2, head_dim=6)", mask=mask)
         assert module.attention_flops(9) == pytest.approx(2 * 2 * 4 * 6 * allowed.sum() / 9)
-        assert module.cache_elements() == 2 * 2 * 6
-    assert sublayer("mqa(heads=4)").cache_elements() == 2 * 6
-    assert sublayer("mha(heads=4)").cache_elements() == 2 * 24
+        assert module.cache_widths() == 2 * 2 * (6,)
+    assert sublayer("mqa(heads=4)").cache_widths() == (6, 6)
+    assert sublayer("mha(heads=4)").cache_widths() == 8 * (6,)

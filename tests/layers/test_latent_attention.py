@@ -125,7 +125,7 @@ def test_what_a_layer_costs():
     for mask, allowed in (("causal", s <= t), ("full", s < 99), ("local(window=3)", (s <= t) & (t - s < 3))):
         module = sublayer(mask=mask)
         assert module.attention_flops(9) == pytest.approx(2 * 3 * (6 + 4 + 5) * allowed.sum() / 9)
-        assert module.cache_elements() == 10 + 4
+        assert module.cache_widths() == (10, 4)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 import taxonomy.model
 from taxonomy import spec
+from taxonomy.inference import decode
 from taxonomy.interop import engine
 from taxonomy.layers import routing
 
@@ -251,20 +252,13 @@ def check_greedy(pair: Pair) -> None:
         options["decoder_start_token_id"] = int(prompt[0, 0])
     expected = pair.theirs.generate(**words, **options).numpy()
 
-    model = pair.model
-
-    @jax.jit
-    def step(params, cache, tokens, positions, others):
-        arguments = (tokens, positions, TIME)
-        logits, cache = model.apply({"params": params, **cache}, *arguments, **others, method="last_logits", mutable=["cache"])
-        return cache, logits.argmax(-1)
-
-    tokens, positions, cache = [prompt], np.broadcast_to(np.arange(PROMPT), prompt.shape), {}
-    for i in range(PROMPT, TIME):
-        cache, token = step(pair.params, cache, tokens[-1], positions, pair.others if i == PROMPT else {})
-        tokens.append(np.asarray(token)[:, None])
-        positions = np.full((BATCH, 1), i)
-    np.testing.assert_array_equal(np.concatenate(tokens, 1), expected)
+    inputs = None
+    if "inputs" in pair.others:
+        rows = zip(pair.others["inputs"], pair.others["input_positions"], strict=True)
+        inputs = [tokens[positions >= 0].tolist() for tokens, positions in rows]
+    how = dict(max_new_tokens=TIME - PROMPT, inputs=inputs)
+    found = decode.generate_tokens(pair.model.spec, pair.params, prompt.tolist(), **how)
+    np.testing.assert_array_equal(found, expected[:, -(TIME - PROMPT) :])
 
 
 def check_round_trip(pair: Pair, directory: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from training.common import learning_apart
 from taxonomy import config as config_lib
 from taxonomy import model as model_lib
 from taxonomy import registry, spec
+from taxonomy.inference import steps
 from taxonomy.layers.params import MATRIX_ROLES
 from taxonomy.scaling import accounting
 
@@ -189,20 +190,37 @@ def test_masked_attention_counts_the_pairs_that_the_mask_allows(family, tiny):
     assert costs.train_flops_per_token == accounting.train_flops_per_token(one.spec, context) == 3 * costs.flops_per_token
 
 
-def test_cache_bytes_are_those_of_the_cache(family, tiny):
-    one = tiny(family)
-    model = one.model(dtype="bfloat16")
+def allocated(model, params, length: int, inputs: int, kind: str, dtype: str) -> accounting.CacheBytes:
+    """Bytes of a row in the caches that the decoding loop allocates."""
+    program = steps.Program(model, dtype, length, model.vocab, kind)
+    read = {"inputs": tokens(2, inputs), "input_positions": tokens(2, inputs)} if inputs else {}
+    _, caches = jax.eval_shape(functools.partial(steps.prefill, program, length), params, tokens(2, 1), tokens(2, 1), read)
+    found = {True: 0, False: 0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(caches):
+        assert leaf.shape[0] == 2, path
+        found[path[-1].key.endswith("_position")] += leaf.size * leaf.dtype.itemsize // 2
+    return accounting.CacheBytes(found[False], found[True])
 
-    def cache_bytes(length: int) -> int:
-        apply = functools.partial(model.apply, cache_length=length, mutable=["cache"])
-        _, state = jax.eval_shape(lambda p, t: apply({"params": p}, t), one.params, tokens(1, 1))
-        leaves = jax.tree.leaves(state["cache"])
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
-    costs = accounting.count(one.spec)
-    assert costs.kv_cache_bytes_per_token == cache_bytes(2) - cache_bytes(1)
-    for context in (1, 5, one.spec.context, 3 * one.spec.context):
-        assert accounting.count(one.spec, context).kv_cache_bytes == cache_bytes(context)
+def check_cache(one) -> None:
+    """What is described is what the loop allocates, of both kinds, for a few tokens and for more than any window."""
+    model, inputs = one.spec, 7 if len(one.spec.stacks) > 1 else 0
+    for length, kind, dtype in ((3 * model.context, "exact", "bfloat16"), (5, "int8", "float32")):
+        expected = accounting.cache_bytes(model, length, inputs, kind, dtype)
+        assert allocated(model, one.params, length, inputs, kind, dtype) == expected
+    costs, of_inputs = accounting.count(model), accounting.cache_bytes(model, 0, inputs).vectors
+    assert costs.kv_cache_bytes_per_token == accounting.cache_bytes(model, 1, inputs).vectors - of_inputs
+    assert costs.kv_cache_bytes == accounting.cache_bytes(model, model.context, model.inputs).vectors
+
+
+def test_cache_bytes_are_those_of_the_loop(family, tiny):
+    check_cache(tiny(family))
+
+
+def test_cache_bytes_beside_an_encoder_are_those_of_the_loop(encoder_family, tiny):
+    if "decoder" not in tiny(encoder_family).spec.stacks:
+        pytest.skip("an encoder alone does not decode")
+    check_cache(tiny(encoder_family))
 
 
 SPARSE = dict(
