@@ -23,7 +23,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.message, self.param, self.code = status, printable(message), param and printable(param), code
 
     def json(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
@@ -57,7 +57,7 @@ class Model:
         """A request, checked. Raises Refused."""
         fields = _Fields(_object(body))
         if (name := fields.text("model", required=True)) != self.name:
-            message = f"model: '{name}' does not exist{nearest(name, [self.name])}"
+            message = f"model: '{name[:80]}' does not exist{nearest(name[:80], [self.name])}"
             raise Refused(404, message, "model", "model_not_found")
         fields.unsupported("suffix", None, "")
         fields.unsupported("logprobs", None, 0)
@@ -207,11 +207,16 @@ class _Fields:
         """Refuses fields that were not taken."""
         for name in self._given:
             if name not in self._known:
-                message = f"{self._where}{name}: unknown parameter{nearest(name, self._known)}"
+                message = f"{self._where}{name[:80]}: unknown parameter{nearest(name[:80], self._known)}"
                 raise Refused(400, message, name, "unknown_parameter")
 
     def _wrong(self, name: str, allowed: str, value: Any) -> Refused:
         return _wrong(self._where + name, allowed, value)
+
+
+def printable(text: str) -> str:
+    """A text on one line, whatever a client put into it; the rest of a very long one is left out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:1000])
 
 
 def _object(body: bytes) -> dict[str, Any]:
