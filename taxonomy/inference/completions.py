@@ -102,6 +102,7 @@ class Model:
     def warm(self) -> None:
         """Compiles what the first request would have to wait for."""
         self.slots.place(self._row("", 1, {}))
+        self.slots.read()
         self.slots.advance()
 
     def _row(self, prompt: str | list[int], tokens: int | None, drawing: Mapping[str, Any]) -> Row:

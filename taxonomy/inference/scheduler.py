@@ -14,7 +14,6 @@ from taxonomy.inference.decode import Tokenizer, text_after
 from taxonomy.inference.slots import MOST, Row, Slots
 
 _CALL = 0.05  # seconds that one call of the program may take, so that texts come smoothly
-_READ_AHEAD = 2048  # tokens of prompts that are read between two calls
 
 
 class Piece(NamedTuple):
@@ -175,23 +174,21 @@ class Scheduler:
             self._waiting = collections.deque(one for one in self._waiting if not one[0].over)
 
     def _admit(self) -> None:
-        """Reads prompts into free slots, not so many that those who are written have to wait long."""
-        read = 0
-        while self._slots.free and read < _READ_AHEAD:
+        """Gives free slots to those who wait."""
+        while self._slots.free:
             with self._change:
                 if not self._waiting:
                     return
                 job, index = self._waiting.popleft()
             if job.over:
                 continue
-            row = job.rows[index]
             job.begun = job.begun or time.monotonic()
-            self._running[self._slots.place(row)] = _Text(job, index, self._tokenizer)
-            read += len(row.tokens) + len(row.inputs or ())
+            self._running[self._slots.place(job.rows[index])] = _Text(job, index, self._tokenizer)
 
     def _step(self) -> None:
         if not self._running:
             return
+        self._slots.read()
         began, many = time.monotonic(), int(min(MOST, max(1, _CALL / self._seconds)))
         found = self._slots.advance(many, until_free=bool(self._waiting))
         steps = max((len(written.tokens) for written in found.values()), default=0)

@@ -1,9 +1,11 @@
 """Continuous batching: a fixed number of rows decoded together, which end and are replaced one by one (Yu et al. 2022, Orca).
 
 A prompt is read by itself, by a program for its rounded length, and its caches are put in the place of those of a row that has
-ended. All rows are then decoded by one program, whatever is asked of each.
+ended. All rows are then decoded by one program, whatever is asked of each. Long prompts are read in pieces, between which the
+other rows are decoded on.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -68,8 +70,18 @@ class State:
     left_B: jax.Array
 
 
+@dataclasses.dataclass
+class _Reading:
+    """A row whose prompt is being read: how many tokens of it have been, and the caches after them."""
+
+    slot: int
+    row: Row
+    done: int = 0
+    cache: Any = None
+
+
 class Slots:
-    """The rows of one model. Not for several threads at a time."""
+    """The rows of one model: `place` them, then `read` and `advance` in turn. Not for several threads at a time."""
 
     def __init__(
         self,
@@ -80,9 +92,12 @@ class Slots:
         max_length: int,
         vocab_size: int | None = None,
         dtype: str = "float32",
-        piece: int = 1024,
+        piece: int = 512,
     ):
-        """`max_length`: tokens of a prompt and its continuation that a slot has room for. Raises UserError."""
+        """`max_length`: tokens of a prompt and its continuation that a slot has room for. `piece`: of prompts, read at a time.
+
+        Raises UserError.
+        """
         if "decoder" not in model_spec.stacks:
             raise UserError("serve: the model is an encoder; it has nothing to continue a text with")
         if slots < 1:
@@ -102,6 +117,7 @@ class Slots:
         self._state, self._axes = self._empty(slots)
         self._taken = np.zeros(slots, bool)
         self._ended = np.zeros(slots, bool)
+        self._reading: collections.deque[_Reading] = collections.deque()
         self._last: tuple[Any, Any] = (None, None)
 
     @property
@@ -135,28 +151,25 @@ class Slots:
             raise UserError(f"stop_tokens: at most {_STOPS} allowed, got {len(row.stop_tokens)}")
 
     def place(self, row: Row) -> int:
-        """Reads a prompt into a free slot, whose number is returned. Rows of one prompt, one after another, are read once."""
+        """Gives a row a free slot, whose number is returned; its prompt will be read."""
         self.check(row)
         slot = int(np.flatnonzero(~self._taken)[0])
-        wanted = row.tokens, row.inputs
-        if self._last[0] != wanted:
-            self._last = (None, None)  # its memory is free before it is needed
-            self._last = wanted, self._read(row)
-        logits_1V, cache = self._last[1]
-        key = steps.key(row.seed)
-        if row.copy:
-            # Numbers from the top: those from below are the steps'.
-            key = jax.random.fold_in(key, np.uint32(2**32 - row.copy))
-        stops_1S = np.full((1, _STOPS), -1, np.int32)
-        stops_1S[0, : len(row.stop_tokens)] = row.stop_tokens
-        length, step, left = (np.array([n], np.int32) for n in (len(row.tokens), 0, row.max_new_tokens))
-        drawing = numbers(self.vocab_size, **row.drawing)
-        counts_1V = np.zeros((1, self.vocab_size), np.int32)
-        one = State(cache, logits_1V, counts_1V, drawing, key[None], stops_1S, length, step, left)
-        self._state = _placed(self._axes, self._state, one, slot)
         self._taken[slot] = True
-        self._ended[slot] = False
+        self._reading.append(_Reading(slot, row))
         return slot
+
+    def read(self) -> None:
+        """Reads prompts of rows that have a slot: a piece, or some short ones. Equal ones, one after another, are read once."""
+        tokens = 0
+        while self._reading and tokens < self._piece:
+            one = self._reading[0]
+            wanted = one.row.tokens, one.row.inputs
+            if self._last[0] != wanted:
+                self._last = (None, None)  # its memory is free before it is needed
+                tokens += self._read_on(one)
+            if self._last[0] == wanted:
+                self._begin(one, *self._last[1])
+                self._reading.popleft()
 
     def advance(self, tokens: int = 1, until_free: bool = False) -> dict[int, Written]:
         """Writes at most so many tokens, and `MOST`, in all rows; what each has got, by slot. A row that ends leaves its slot.
@@ -168,7 +181,7 @@ class Slots:
         self._ended[:] = False
         new_BN, taken_B, left_B, stopped_B = jax.device_get(found)
         written = {}
-        for slot in np.flatnonzero(self._taken):
+        for slot in sorted({*np.flatnonzero(self._taken)} - {one.slot for one in self._reading}):
             ended = None if left_B[slot] else "stop" if stopped_B[slot] else "length"
             written[int(slot)] = Written(new_BN[slot, : taken_B[slot]].tolist(), ended)
             self._taken[slot] = ended is None
@@ -178,13 +191,46 @@ class Slots:
         """Frees a slot."""
         self._ended[slot] = True
         self._taken[slot] = False
+        self._reading = collections.deque(one for one in self._reading if one.slot != slot)
 
-    def _read(self, row: Row) -> tuple[jax.Array, Any]:
-        """Logits (1, V) after a prompt, and its caches."""
-        inputs = None if row.inputs is None else [row.inputs]
-        how = (1, 0, self.vocab_size, self._program.dtype, self._piece)
-        _, logits_1V, cache, *_ = steps.read(self._program.model, self._read_params, [row.tokens], inputs, *how)
-        return logits_1V[:, : self.vocab_size], cache
+    def _read_on(self, one: _Reading) -> int:
+        """Reads the next piece of a prompt, and keeps logits (1, V) and caches once it was the last; how many tokens that were."""
+        row, program = one.row, self._program
+        if len(row.tokens) <= self._piece or program.model.prefixed:
+            inputs, piece = None if row.inputs is None else [row.inputs], self._piece
+            if program.model.prefixed:
+                piece = max(piece, prompts_lib.rounded(len(row.tokens)))
+            how = (1, 0, self.vocab_size, program.dtype, piece)
+            _, logits_1V, cache, *_ = steps.read(program.model, self._read_params, [row.tokens], inputs, *how)
+            one.done = len(row.tokens)
+        else:
+            tokens_1T, positions_1T = (
+                x[:, one.done : one.done + self._piece] for x in prompts_lib.padded([row.tokens], self._piece)
+            )
+            if one.done == 0:
+                logits_1V, cache = steps.prefill(program, self._piece, self._read_params, tokens_1T, positions_1T, {})
+            else:
+                logits_1V, cache = _extended(program, self._params, one.cache, tokens_1T, positions_1T)
+            one.done, one.cache = one.done + self._piece, cache
+        # What comes after is timed, without what came before.
+        jax.block_until_ready(logits_1V)
+        if one.done >= len(row.tokens):
+            self._last = (row.tokens, row.inputs), (logits_1V[:, : self.vocab_size], cache)
+        return min(len(row.tokens), self._piece) + len(row.inputs or ())
+
+    def _begin(self, one: _Reading, logits_1V: jax.Array, cache: Any) -> None:
+        """Puts a row whose prompt was read into its slot."""
+        row, key = one.row, steps.key(one.row.seed)
+        if row.copy:
+            # Numbers from the top: those from below are the steps'.
+            key = jax.random.fold_in(key, np.uint32(2**32 - row.copy))
+        stops_1S = np.full((1, _STOPS), -1, np.int32)
+        stops_1S[0, : len(row.stop_tokens)] = row.stop_tokens
+        length, step, left = (np.array([n], np.int32) for n in (len(row.tokens), 0, row.max_new_tokens))
+        drawing, counts_1V = numbers(self.vocab_size, **row.drawing), np.zeros((1, self.vocab_size), np.int32)
+        state = State(cache, logits_1V, counts_1V, drawing, key[None], stops_1S, length, step, left)
+        self._state = _placed(self._axes, self._state, state, one.slot)
+        self._ended[one.slot] = False
 
     def _empty(self, rows: int) -> tuple[State, tuple[int, ...]]:
         """A state without rows alive, and on which axis of each array of it the rows are."""
@@ -214,6 +260,12 @@ class Slots:
             return rest.replace(cache=cache, key_B=jax.random.split(jax.random.key(0), rows))
 
         return fresh(), axes
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _extended(program: Program, params, cache, tokens_1T: jax.Array, positions_1T: jax.Array) -> tuple[jax.Array, Any]:
+    """Logits (1, V) after a piece more of a prompt, and its caches."""
+    return steps.forward(program, params, cache, tokens_1T, positions_1T)
 
 
 def _filler(dtype: Any) -> int:

@@ -24,6 +24,7 @@ def said(slots, rows, tokens=3, until_free=True):
         while waiting and slots.free:
             i, row = waiting.pop(0)
             where[slots.place(row)] = i
+        slots.read()
         for slot, written in slots.advance(tokens, until_free).items():
             texts[where[slot]] += written.tokens
             if written.ended:
@@ -85,10 +86,12 @@ def test_a_slot_is_free_at_once_when_its_row_is_ended(tiny):
     one = tiny("llama")
     slots, rows = Slots(one.spec, one.params, slots=2, max_length=40, vocab_size=200), rows_of(one)
     first, second = slots.place(rows[0]), slots.place(rows[1])
+    slots.read()
     before = slots.advance(2)[second].tokens
     slots.end(first)
     assert slots.free == 1
     assert slots.place(rows[2]) == first
+    slots.read()
     found = slots.advance(8)
     expected = alone(one, rows[1:3], vocab_size=200)
     assert [before + found[second].tokens, found[first].tokens] == [expected[0], expected[1][:8]]
