@@ -1,4 +1,4 @@
-"""Continuous batching: a fixed number of rows decoded together, which end and are replaced one by one (Yu et al. 2022, Orca).
+"""Continuous batching: a fixed number of rows decoded together, which end and are replaced one by one (Yu et al. 2022, OSDI).
 
 A prompt is read by itself, by a program for its rounded length, and its caches are put in the place of those of a row that has
 ended. All rows are then decoded by one program, whatever is asked of each. Long prompts are read in pieces, between which the

@@ -1,13 +1,16 @@
 """Rows that share slots say what each would say alone."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taxonomy import registry
+from taxonomy import config as config_lib
+from taxonomy import model as model_lib
+from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.inference import decode, mixed
 from taxonomy.inference.samplers import Counts
@@ -46,11 +49,25 @@ def alone(one, rows, **how):
     return [tokens[: row.max_new_tokens] for tokens, row in zip(found, rows, strict=True)]
 
 
-# Caches that are full, that roll, of latents, of an encoder beside, of tracks side by side.
-@pytest.mark.parametrize("name", ["mistral", "deepseek_v3", "t5", "afm_server"])
-def test_greedy_rows_are_those_of_unbatched_decoding(name, tiny):
-    """Ragged prompts, one longer than a window, more rows than slots."""
-    one = tiny(name)
+class Small(NamedTuple):
+    spec: spec.Model
+    params: Any
+
+
+# Caches that roll, of latents, of an encoder beside, of tracks side by side (which also are full); one layer of each is enough.
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mistral", {"decoder": "block"}),
+        ("deepseek_v3", {"decoder": "dense"}),
+        ("t5", {"encoder": "reading", "decoder": "writing"}),
+        ("afm_server", {"blocks.block": "tracks(pre(attention, dense), pre(full_attention, dense), count=2)", "moe": None}),
+    ],
+)
+def test_greedy_rows_are_those_of_unbatched_decoding(name, changes, random_params):
+    """Ragged prompts, one read in pieces, windows that are passed, more rows than slots."""
+    parsed = spec.model(config_lib.load_config(f"{name}:tiny", {f"model.{key}": value for key, value in changes.items()}).model)
+    one = Small(parsed, random_params(model_lib.build(parsed), **model_lib.blank(parsed, time=8)))
     slots, rows = Slots(one.spec, one.params, slots=3, max_length=48, piece=16), rows_of(one)
     assert said(slots, rows) == alone(one, rows)
     assert slots.free == 3
