@@ -7,7 +7,7 @@ prompt with that. It is plain HTTP without keys; to let others in, put a proxy b
 """
 
 import importlib.util
-import pathlib
+import os
 
 from absl import flags
 
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     if len(argv) > 1:
         raise UserError(f"serve: unexpected argument '{argv[1]}'")
-    workdir = pathlib.Path(cli.workdir())
+    workdir = cli.workdir()
     for name, least in (("slots", 1), ("queue", 0), ("port", 0), ("max_length", 2)):
         if given[name].value is not None and given[name].value < least:
             raise UserError(f"--{name}: must be at least {least}, got {given[name].value}")
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         dtype="float32" if jax.default_backend() == "cpu" else config.train.dtype,
     )
     del params
-    model = completions.Model(workdir.resolve().name, rows, tokenizer, given.queue + given.slots)
+    model = completions.Model(os.path.basename(os.path.abspath(workdir)), rows, tokenizer, given.queue + given.slots)
     model.warm()
     desk = scheduler.Scheduler(rows, tokenizer, given.queue)
     host, port = listener.getsockname()[:2]
