@@ -66,10 +66,10 @@ def main(argv: list[str]) -> None:
     print(f"Serving model '{model.name}' at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
     room = f"{rows.size} slots of {rows.max_length} tokens, {rows.cache_bytes / 1e6:.1f} MB of cache"
     print(f"{room}; {given.queue} texts may wait; {given.timeout:g} s for each request", flush=True)
-    app = server.Server(model, desk, given.timeout, lambda line: print(line, flush=True)).app()
-    web = server.uvicorn_server(app)
+    web = server.Server(model, desk, given.timeout, lambda line: print(line, flush=True)).web()
     desk.on_failure = lambda: setattr(web, "should_exit", True)
     server.run(web, listener)
+    desk.close()  # which is not done yet where one was in a hurry
     if desk.failure:
         raise desk.failure
     print("ended")

@@ -57,9 +57,7 @@ def served(tiny):
     one, tokenizer, log = tiny("llama"), tokenizers.BytesTokenizer(), []
     rows = slots.Slots(one.spec, one.params, slots=SLOTS, max_length=LENGTH, vocab_size=tokenizer.vocab_size)
     desk, listener = scheduler.Scheduler(rows, tokenizer, QUEUE), server.listening("127.0.0.1", 0)
-    web = server.uvicorn_server(
-        server.Server(completions.Model("tiny", rows, tokenizer, SLOTS + QUEUE), desk, PATIENCE, log.append).app()
-    )
+    web = server.Server(completions.Model("tiny", rows, tokenizer, SLOTS + QUEUE), desk, PATIENCE, log.append).web()
     thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
     thread.start()
     yield Served(one, f"http://127.0.0.1:{listener.getsockname()[1]}/v1", desk, log)

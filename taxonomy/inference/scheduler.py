@@ -129,7 +129,8 @@ class Scheduler:
         with self._change:
             self._closing = True
             self._change.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         try:

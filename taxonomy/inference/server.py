@@ -27,7 +27,7 @@ from taxonomy.inference.scheduler import Closed, Full, Job, Piece, Scheduler
 
 _LARGEST_BODY = 2**22  # bytes
 _SECONDS_TO_SEND = 30.0  # that a client has for its request
-_SECONDS_TO_END = 30  # that running requests have when the server is to end
+_SECONDS_TO_END, _SECONDS_TO_TELL = 30, 10  # that requests have when the server is to end, and to say that time is up
 _GONE = 499  # in the log, for a client that did not wait; nobody is told
 
 
@@ -37,6 +37,12 @@ class Server:
     def __init__(self, model: Model, scheduler: Scheduler, timeout: float, log: Callable[[str], None]):
         self._model, self._scheduler, self._timeout, self._log = model, scheduler, timeout, log
         self._created = int(time.time())
+
+    def web(self) -> uvicorn.Server:
+        """What serves: `.run(sockets=[...])`, until its `should_exit` is true."""
+        seconds = _SECONDS_TO_END + _SECONDS_TO_TELL
+        config = uvicorn.Config(self.app(), log_level="error", access_log=False, timeout_graceful_shutdown=seconds)
+        return _Web(config, self._scheduler)
 
     def app(self) -> Starlette:
         """The ASGI application, whose lifespan is the scheduler's."""
@@ -117,9 +123,21 @@ def listening(host: str, port: int) -> socket.socket:
         raise UserError(f"--port: cannot listen on {host}:{port} ({error.strerror})") from None
 
 
-def uvicorn_server(app: Starlette) -> uvicorn.Server:
-    """What runs the application: `.run(sockets=[...])`, until `should_exit` is true."""
-    return uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=_SECONDS_TO_END))
+class _Web(uvicorn.Server):
+    """Waits for requests that run when it is to end, but not for long: then their clients are told."""
+
+    def __init__(self, config: uvicorn.Config, scheduler: Scheduler):
+        super().__init__(config)
+        self._scheduler = scheduler
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        async def end():
+            await asyncio.sleep(_SECONDS_TO_END)
+            await asyncio.to_thread(self._scheduler.close)
+
+        ending = asyncio.create_task(end())
+        await super().shutdown(sockets)
+        ending.cancel()
 
 
 def run(server: uvicorn.Server, listener: socket.socket) -> None:
