@@ -176,6 +176,30 @@ def test_a_request_that_takes_too_long_is_given_up(served):
     served.until(busy=0, waiting=0)
 
 
+def test_when_the_model_fails_all_are_told():
+    class Broken:
+        size = free = 1
+
+        def place(self, row):
+            self.free = 0
+            return 0
+
+        def read(self):
+            raise MemoryError("no room")
+
+    told, failed = [], threading.Event()
+    desk = scheduler.Scheduler(Broken(), tokenizers.BytesTokenizer(), 5)
+    desk.on_failure = failed.set
+    for _ in range(3):
+        desk.submit(scheduler.Job([slots.Row((256,), 1)] * 2, (), told.append, PATIENCE))
+    with pytest.raises(scheduler.Full):
+        desk.submit(scheduler.Job([slots.Row((256,), 1)], (), told.append, PATIENCE))
+    desk.start()
+    assert failed.wait(PATIENCE) and [type(one) for one in told] == [MemoryError] * 3
+    with pytest.raises(scheduler.Closed):
+        desk.submit(scheduler.Job([], (), told.append, PATIENCE))
+
+
 @pytest.mark.parametrize(
     ("body", "status", "complaint"),
     [
