@@ -94,7 +94,7 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     while not decoding.finished:
         decoding.advance(every)
         pairs = zip(written, decoding.tokens, strict=True)
-        cuts = [stops.cut(_text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
+        cuts = [stops.cut(text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
         decoding.end([found for _, found in cuts])
         yield [text for text, _ in cuts], decoding.ended
 
@@ -112,7 +112,7 @@ def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how)
         raise UserError(f"n: a search with {beams} beams finds as many texts, fewer than n={n}")
     rows, options = _tokens(config, prompts, tokenizer, how)
     found = search(spec.model(config.model), params, rows, beams=beams, **options)
-    return [_text_after(tokenizer, row[1:], one.tokens) for row, best in zip(rows, found, strict=True) for one in best[:n]]
+    return [text_after(tokenizer, row[1:], one.tokens) for row, best in zip(rows, found, strict=True) for one in best[:n]]
 
 
 def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]) -> tuple[list[list[int]], dict[str, Any]]:
@@ -135,7 +135,7 @@ def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[s
     return rows, options | {"vocab_size": tokenizer.vocab_size}
 
 
-def _text_after(tokenizer: Tokenizer, prompt: list[int], tokens: Sequence[int]) -> str:
+def text_after(tokenizer: Tokenizer, prompt: list[int], tokens: Sequence[int]) -> str:
     """The text of tokens that continue a prompt: alone, some tokenizers would drop the space that they begin with."""
     tokens = [int(token) for token in tokens]
     before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + tokens)

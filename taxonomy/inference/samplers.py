@@ -47,13 +47,19 @@ class Sampler:
         return logits_BV
 
     def sample(self, key: jax.Array, logits_BV: jax.Array, counts: Counts | None = None) -> jax.Array:
-        """One token a row: (B,) int32."""
+        """One token a row: (B,) int32. `key`: one, or one for each row."""
         # Gumbel's way, so that a token at -inf is never drawn. The place of the maximum is found in two passes because XLA on
         # CPU runs an argmax of something computed four times slower.
-        noisy_BV = self.filter(logits_BV, counts) + jax.random.gumbel(key, logits_BV.shape)
+        noisy_BV = self.filter(logits_BV, counts) + _gumbel(key, logits_BV.shape)
         tokens_V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)
         best_BV = noisy_BV == noisy_BV.max(-1, keepdims=True)
         return jnp.where(best_BV, tokens_V, tokens_V[-1]).min(-1)
+
+
+def _gumbel(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    if key.ndim == 0:
+        return jax.random.gumbel(key, shape)
+    return jax.vmap(lambda one: jax.random.gumbel(one, shape[1:]))(key)
 
 
 @component("greedy", kind="sampler", paper="")

@@ -200,10 +200,11 @@ def extend(program: Program, sampler: Sampler, params, state: State, until, draw
 
 
 def forward(program: Program, params, cache, token_R: jax.Array, positions_R: jax.Array) -> tuple[jax.Array, Any]:
-    """Logits (R, V) after one token more in each row, and the caches with it."""
+    """Logits (R, V) after one token more in each row, or several (R, T), and the caches with it."""
     model = model_lib.build(program.model, dtype=program.dtype, scan=False)
     variables, options = {"params": params, "cache": cache}, {"method": "last_logits", "mutable": ["cache"]}
-    logits_RV, new = model.apply(variables, token_R[:, None], positions_R[:, None], program.cache_length, **options)
+    tokens_RT, positions_RT = (x.reshape(x.shape[0], -1) for x in (token_R, positions_R))
+    logits_RV, new = model.apply(variables, tokens_RT, positions_RT, program.cache_length, **options)
     return logits_RV, new["cache"]
 
 

@@ -1,4 +1,7 @@
-"""Samplers that rule out the unlikely, or the untypical: each keeps a part of the distribution, as it is."""
+"""Samplers that rule out the unlikely, or the untypical: each keeps a part of the distribution, as it is.
+
+Where several rows are drawn each in its own way, the numbers k and p are arrays (B, 1).
+"""
 
 import dataclasses
 
@@ -39,6 +42,11 @@ class TopK(Truncated):
             raise ValueError(f"k={self.k} must be at least 1")
 
     def kept(self, logits_BV: jax.Array) -> jax.Array:
+        if not isinstance(self.k, int):
+            k_B1 = jnp.minimum(self.k, logits_BV.shape[-1])
+            rank_BV = _ordered_bits(logits_BV)
+            reached_BV = rank_BV >= _reaching(k_B1, rank_BV, jnp.ones_like(logits_BV))
+            return _highest(k_B1, jnp.where(reached_BV, logits_BV, jnp.inf).min(-1, keepdims=True), logits_BV)
         k = min(self.k, logits_BV.shape[-1])
         # The minimum, not the last one: with a slice XLA on CPU sorts the whole vocabulary.
         return _highest(k, jax.lax.top_k(logits_BV, k)[0].min(-1, keepdims=True), logits_BV)
@@ -135,12 +143,18 @@ def _bits(values: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(values, jnp.int32)
 
 
+def _ordered_bits(values: jax.Array) -> jax.Array:
+    """Whole numbers, not negative, that sort like any floats."""
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
 def _mass(inside_BV: jax.Array, probability_BV: jax.Array) -> jax.Array:
     return jnp.where(inside_BV, probability_BV, 0).sum(-1, keepdims=True)
 
 
-def _reaching(mass: float, rank_BV: jax.Array, probability_BV: jax.Array) -> jax.Array:
-    """The highest rank (B, 1) such that tokens of this rank and above have this mass; ranks are int32 and not negative.
+def _reaching(mass: float | jax.Array, rank_BV: jax.Array, probability_BV: jax.Array) -> jax.Array:
+    """The highest rank (B, 1) such that tokens of this rank and above have this mass; ranks are not negative.
 
     Halving an interval of integers finds it exactly, in a tenth of the time of sorting the vocabulary.
     """
@@ -151,8 +165,8 @@ def _reaching(mass: float, rank_BV: jax.Array, probability_BV: jax.Array) -> jax
         enough_B1 = _mass(rank_BV >= middle_B1, probability_BV) >= mass
         return jnp.where(enough_B1, middle_B1, low_B1), jnp.where(enough_B1, high_B1, middle_B1)
 
-    low_B1 = jnp.zeros((rank_BV.shape[0], 1), jnp.int32)
-    smallest_B1, _ = jax.lax.fori_loop(0, 31, halve, (low_B1, rank_BV.max(-1, keepdims=True) + 1))
+    low_B1, bits = jnp.zeros((rank_BV.shape[0], 1), rank_BV.dtype), jnp.iinfo(rank_BV.dtype).max.bit_length()
+    smallest_B1, _ = jax.lax.fori_loop(0, bits, halve, (low_B1, rank_BV.max(-1, keepdims=True) + 1))
     return smallest_B1
 
 
