@@ -23,7 +23,7 @@ def cached(module: nn.Module, k_BTGK: jax.Array, v_BTGK: jax.Array, context: Con
         aligned, ranks_BT = context.reach is None, streams.key_ranks(context)
         return Keys(k_BGTK, v_BGTK, context.positions_BT, context.segments_BT, aligned, context.prefix_BT, ranks_BT)
     batch, groups, time, head_dim = k_BGTK.shape
-    length = cache_slots(context.cache_length, window)
+    length = cache_slots(context.cache_length, window, context.spare)
     k = module.variable("cache", "cached_key", jnp.zeros, (batch, groups, length, head_dim), k_BTGK.dtype)
     v = module.variable("cache", "cached_value", jnp.zeros, (batch, groups, length, v_BTGK.shape[-1]), v_BTGK.dtype)
     positions = module.variable("cache", "cached_position", jnp.full, (batch, length), -1, jnp.int32)
@@ -68,9 +68,21 @@ def remembered(
     return Keys(*stored, None, False)
 
 
-def cache_slots(cache_length: int, window: int | None) -> int:
-    """Slots per row of a cache for `cache_length` tokens under a mask with this window."""
-    return cache_length if window is None else min(window, cache_length)
+def cache_slots(cache_length: int, window: int | None, spare: int = 0) -> int:
+    """Slots per row of a cache for `cache_length` tokens under a mask with this window, the last `spare` of which may be forgotten."""
+    return cache_length if window is None else min(window + spare, cache_length)
+
+
+def forgotten(cache: Any, last_B: jax.Array) -> Any:
+    """Caches without the keys of tokens after each row's position `last_B`.
+
+    These are as many as `Context.spare` at most, or a rolling cache has lost the keys that they overwrote.
+    """
+
+    def one(path, x):
+        return jnp.where(x > last_B[:, None], -1, x) if path[-1].key == "cached_position" else x
+
+    return jax.tree_util.tree_map_with_path(one, cache)
 
 
 def rows_of(cache: Any, rows_R: jax.Array) -> Any:

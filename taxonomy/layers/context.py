@@ -37,6 +37,7 @@ class Context:
     reach: where only some tokens of a row are here, how many there are in all; None where all are, side by side.
     train: dropout is active.
     cache_length: tokens a decoding cache must hold, or None when keys and values are not cached.
+    spare: tokens that may be taken back from a cache, see `cache.forgotten`.
     attention, experts: names of implementations, see `ops.attention` and `experts`.
     """
 
@@ -56,5 +57,6 @@ class Context:
     lend: Callable[[Keys], None] | None = struct.field(pytree_node=False, default=None)
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
+    spare: int = struct.field(pytree_node=False, default=0)
     attention: str = struct.field(pytree_node=False, default="auto")
     experts: str = struct.field(pytree_node=False, default="auto")
