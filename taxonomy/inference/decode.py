@@ -47,8 +47,9 @@ def generate(
 
     With an encoder, the prompts are what it reads, and the text is the decoder's. A text ends with its document (when
     `to_document_end`) or before the first of the strings `stop` in it, whatever tokens that is made of; what the model computes
-    beyond is dropped. `how`: sampler, seed, unconditional (texts) and guidance of `Decoding`; or with `beams`, where the `n` best
-    texts of a beam search are given, length_penalty and early_stopping of `beams.search`.
+    beyond is dropped. `how`: sampler, seed, unconditional (texts), guidance and speculate of `Decoding`, beside which `report` is
+    called with the `speculation.Tally` at the end; or with `beams`, where the `n` best texts of a beam search are given,
+    length_penalty and early_stopping of `beams.search`.
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
@@ -91,6 +92,7 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     if every < 1:
         raise UserError(f"every: must be at least 1, got {every}")
     rows, options = _tokens(config, prompts, tokenizer, how)
+    report = options.pop("report", None)
     decoding = Decoding(spec.model(config.model), params, rows, **options)
     written = [row[1:] for row in rows for _ in range(options.get("n", 1))]
     while not decoding.finished:
@@ -99,13 +101,15 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
         cuts = [stops.cut(_text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
         decoding.end([found for _, found in cuts])
         yield [text for text, _ in cuts], decoding.ended
+    if report is not None:
+        report(decoding.tally)
 
 
 def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how) -> list[str]:
     """The `n` best texts of a beam search for each prompt."""
     from taxonomy.inference.beams import search
 
-    for name in ("sampler", "seed", "unconditional", "guidance"):
+    for name in ("sampler", "seed", "unconditional", "guidance", "speculate"):
         if name in how:
             raise UserError(f"{name}: a beam search draws nothing; give beams or {name}")
     if stop:
@@ -185,8 +189,8 @@ class Decoding:
         With `unconditional`, one row for each prompt (or, with an encoder, for each row of inputs) that lacks its condition, logits
         are conditional + guidance * (conditional - unconditional): classifier-free guidance (Ho & Salimans 2022,
         arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). With `speculate`, a draft
-        such as "prompt_lookup(tokens=4)" is checked by the model at every step, which changes nothing but the speed and which of the
-        equally likely texts a seed stands for. Raises UserError.
+        such as "prompt_lookup(tokens=4)" is checked by the model at every step, see `speculation`: that changes the speed and which
+        text a seed stands for, but not how likely a text is. Raises UserError.
         """
         if isinstance(sampler, str):
             sampler = registry.create("sampler", sampler, "sampler")

@@ -117,7 +117,9 @@ class Speculation:
         proposer, of_draft, memory = draft.begin(asked)
         self._static, self._params, self._limit = (program, sampler, proposer), (unrolled, of_draft), max_new_tokens
         begun = steps.begin(program, sampler, 1, cache, logits_RV, tokens_RT, positions_RT, drawing)
-        self.state = _begin(room, begun, memory, tokens_RT[:rows], max_new_tokens)
+        text_BL = _begun(room, tokens_RT[:rows], begun.lengths_R[:rows], begun.token_B)
+        done_B, tally_3 = begun.done_B | (max_new_tokens == 1), jnp.zeros(3, jnp.int32)
+        self.state = State(text_BL, begun.taken_B, done_B, begun.lengths_R, begun.counts, begun.cache, memory, tally_3)
 
     def extend(self, state: State, until: int, drawing: Drawing) -> State:
         """Writes on until every row has at least `until` tokens or has ended."""
@@ -136,14 +138,10 @@ def check(model: spec.Model, tokens: int) -> None:
             raise UserError(f"speculate: moe({bounds}) may drop tokens where it reads {tokens + 1} at once, but never a single one")
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _begin(room: int, begun: steps.State, memory: Any, tokens_BT, limit) -> State:
-    """Rows with their first token."""
-    rows = tokens_BT.shape[0]
-    text_BL = jnp.pad(tokens_BT, ((0, 0), (0, room))).at[jnp.arange(rows), begun.lengths_R[:rows]].set(begun.token_B)
-    done_B = begun.done_B | (begun.taken_B == limit)
-    tally_3 = jnp.zeros(3, jnp.int32)
-    return State(text_BL, begun.taken_B, done_B, begun.lengths_R, begun.counts, begun.cache, memory, tally_3)
+@functools.partial(jax.jit, static_argnums=0)
+def _begun(room: int, tokens_BT, lengths_B, token_B) -> jax.Array:
+    """Rows of prompts followed by their first token and place for `room` tokens in all, (B, T + room)."""
+    return jnp.pad(tokens_BT, ((0, 0), (0, room))).at[jnp.arange(token_B.size), lengths_B].set(token_B)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))

@@ -69,7 +69,7 @@ def remembered(
 
 
 def cache_slots(cache_length: int, window: int | None, spare: int = 0) -> int:
-    """Slots per row of a cache for `cache_length` tokens under a mask with this window, the last `spare` of which may be forgotten."""
+    """Slots per row of a cache for `cache_length` tokens under a mask with this window, when `spare` of them may be forgotten."""
     return cache_length if window is None else min(window + spare, cache_length)
 
 
