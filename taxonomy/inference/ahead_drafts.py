@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from taxonomy import model as model_lib
+from taxonomy import spec
 from taxonomy.ahead import PREFIX, later
 from taxonomy.errors import UserError
 from taxonomy.inference import steps
@@ -33,17 +35,20 @@ class AheadDraft(Draft):
         if self.tokens is not None:
             super().check()
 
-    def begin(self, asked: Asked) -> tuple[Proposer, Any, Any]:
-        (model, params), target = asked.given, asked.program
-        own = {name: value for name, value in meta.unbox(params).items() if name.startswith(PREFIX)}
-        if model.ahead is None or not own:
+    def ready(self, model: spec.Model, params: Mapping[str, Any]) -> Draft:
+        if model.ahead is None or f"{PREFIX}1" not in params:
             raise UserError("speculate: ahead needs a model trained with modules that predict further ahead (model.ahead)")
         tokens = len(model.ahead) if self.tokens is None else self.tokens
         if tokens > len(model.ahead):
             raise UserError(f"speculate: ahead(tokens={tokens}), but the model has {len(model.ahead)} modules for a token each")
+        return dataclasses.replace(self, tokens=tokens)
+
+    def begin(self, asked: Asked) -> tuple[Proposer, Any, Any]:
+        (model, params), target = asked.given, asked.program
+        own = {name: value for name, value in meta.unbox(params).items() if name.startswith(PREFIX)}
         whole = dataclasses.replace(target.model, ahead=model.ahead, ahead_norm=model.ahead_norm)
-        program = dataclasses.replace(target, model=whole, spare=2 * tokens)
-        proposer = _Proposer(program, tokens)
+        program = dataclasses.replace(target, model=whole, spare=2 * self.tokens)
+        proposer = _Proposer(program, self.tokens)
         x_BTD = _features(target, asked.params, asked.tokens_BT[:: asked.copies], asked.positions_BT[:: asked.copies])
         params = {**asked.unrolled, **steps.cast(own, whole, target.dtype)}
         memory = _remembered(proposer, params, jnp.repeat(x_BTD, asked.copies, axis=0), asked.tokens_BT, asked.positions_BT)

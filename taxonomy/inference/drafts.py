@@ -90,6 +90,10 @@ class Draft:
         if self.tokens < 1:
             raise ValueError(f"tokens={self.tokens} must be at least 1")
 
+    def ready(self, model: spec.Model, params: Mapping[str, Any]) -> "Draft":
+        """The same for a model, with all that it needs. Raises UserError."""
+        return self
+
     def begin(self, asked: Asked) -> tuple[Proposer, Any, Any]:
         """What proposes, its parameters, and its memory of the prompts. Raises UserError."""
         raise TypeError("a subclass defines begin")

@@ -48,14 +48,14 @@ class WorkdirDraft(Draft):
 
     workdir: str
 
-    def begin(self, asked: Asked) -> tuple[Proposer, Any, Any]:
+    def ready(self, model: spec.Model, params: Mapping[str, Any]) -> Draft:
         from taxonomy.training import checkpoints
 
         try:
             config, params = checkpoints.restore_params(self.workdir)
         except NoCheckpoint as error:
             raise type(error)(f"speculate: {error}") from None
-        return ModelDraft(spec.model(config.model), params, tokens=self.tokens).begin(asked)
+        return ModelDraft(spec.model(config.model), params, tokens=self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)

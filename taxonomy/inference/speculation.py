@@ -93,11 +93,11 @@ class Speculation:
     ):
         """Reads the prompts, of which the first `unguided` are continued and the others are without their condition."""
         draft = registry.create("draft", draft, "speculate") if isinstance(draft, str) else draft
+        draft = draft.ready(*given)
+        check(given[0].alone, draft.tokens)
         model, params = steps.ready(*given)
-        tokens = len(given[0].ahead or ()) if draft.tokens is None else draft.tokens
-        check(model, tokens)
         room = rounded(max_new_tokens)
-        read = steps.read(model, params, prompts, inputs, copies, room, vocab_size, dtype, piece, tokens)
+        read = steps.read(model, params, prompts, inputs, copies, room, vocab_size, dtype, piece, draft.tokens)
         program, logits_RV, cache, tokens_RT, positions_RT = read
         rows, unrolled = unguided * copies, steps.unrolled(program, params)
         asked = Asked(

@@ -171,14 +171,14 @@ def test_greedy_is_greedy(few, other, draft):
     draft = other(tokens=5) if draft == "model" else draft
     found, tally = continued(model, params, FEW, draft)
     assert found == decode.generate_tokens(model, params, FEW, max_new_tokens=30)
-    assert 0.02 < tally.share < 0.9 and tally.checks + tally.kept == 3 * 29, tally
+    assert 0 < tally.share < 0.9 and tally.checks + tally.kept == 3 * 29, tally
 
 
 class Told(Draft):
     """Proposes the text that it is told, but for every fifth token, which is another one."""
 
     def __init__(self, texts):
-        super().__init__(tokens=4)
+        super().__init__(tokens=7)
         object.__setattr__(self, "texts", texts)
 
     def begin(self, asked):
@@ -188,9 +188,9 @@ class Told(Draft):
         return self, jnp.asarray(whole), None
 
     def propose(self, sampler, params, memory, rows):
-        places = rows.known_B[:, None] + jnp.arange(4)
+        places = rows.known_B[:, None] + jnp.arange(7)
         tokens = jnp.take_along_axis(params, places, axis=1)
-        return Proposal(jnp.where(places % 5 == 0, (tokens + 1) % 50, tokens), jnp.full(len(params), 4)), None
+        return Proposal(jnp.where(places % 5 == 0, (tokens + 1) % 50, tokens), jnp.full(len(params), 7)), None
 
     def settle(self, memory, rows, kept_B, x_BTD):
         return None
@@ -204,7 +204,7 @@ def test_greedy_is_greedy_in_all_kinds_of_caches(tiny, name):
     how = {"max_new_tokens": 24} | ({"inputs": [[5, 6, 7], [8], [9, 10]]} if len(one.spec.stacks) > 1 else {})
     expected = decode.generate_tokens(one.spec, one.params, PROMPTS, **how)
     found, tally = continued(one.spec, one.params, PROMPTS, Told(expected), **how)
-    assert found == expected and tally.checks < 0.35 * 3 * 24 and 0.5 < tally.share < 0.9
+    assert found == expected and 0.4 < tally.share < 0.8, tally
     jax.clear_caches()
 
 
