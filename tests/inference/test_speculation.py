@@ -134,7 +134,7 @@ def distribution(model, params, prompt, sampler, length):
     return texts
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("model", "penalised"), ("ahead", "truncated"), ("lookup", "penalised")])
+@pytest.mark.parametrize(("kind", "sampler"), [("model", "penalised"), ("ahead", "truncated"), ("lookup", "truncated")])
 def test_the_distribution_of_texts_is_the_samplers(few, other, kind, sampler):
     """Of texts of three tokens after a prompt, enumerated; all drafts are often wrong."""
     (model, params), length, prompt = few, 3, [1, 2, 3, 1, 2, 0, 1]
