@@ -3,9 +3,11 @@
 python -m taxonomy.generate --workdir=runs/x --prompt="def read_" --max_new_tokens=64 --sampler="top_p(0.9, temperature=0.8)"
 
 Prints each prompt with what follows it, or with --stream as it comes. Without a prompt it writes a document from its start.
+With --speculate, a draft of the next tokens is checked at every step; the last line, on stderr, says how much of it was kept.
 """
 
 import pathlib
+import sys
 
 from absl import flags
 
@@ -22,6 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", None, "Of the drawing; the same seed gives the same text; 0 by default.")
     flags.DEFINE_multi_string("stop", [], "A text ends before this; may be given several times.")
     flags.DEFINE_integer("n", 1, "Texts for each prompt.")
+    flags.DEFINE_string("speculate", None, "Draft to check, such as prompt_lookup(tokens=4), draft('runs/small') or ahead.")
     flags.DEFINE_bool("stream", False, "Print the text while it is written; of one prompt.")
     flags.DEFINE_string(
         "cache", "exact", "What is kept of keys and values: exact, or int8, which takes about half of bfloat16's memory."
@@ -46,11 +49,14 @@ def main(argv: list[str]) -> None:
         if given.length_penalty is not None:
             raise UserError("--length_penalty: only with --beams; texts that are drawn are not compared")
         registry.create("sampler", given.sampler or "greedy", "--sampler")
+        if given.speculate is not None:
+            registry.create("draft", given.speculate, "--speculate")
+            how |= {"speculate": given.speculate, "report": lambda tally: print(f"--speculate: {tally}", file=sys.stderr)}
         how |= {"sampler": given.sampler or "greedy", "seed": given.seed or 0, "stop": given.stop, "n": given.n}
     else:
         penalty = given.length_penalty or "power(1.0)"
         registry.create("length_penalty", penalty, "--length_penalty")
-        for name in ("sampler", "seed", "stop", "stream"):
+        for name in ("sampler", "seed", "stop", "stream", "speculate"):
             if given[name].value != given[name].default:
                 raise UserError(f"--{name}: not with --beams, which draws nothing and knows a text only at its end")
         if given.n > given.beams:

@@ -26,7 +26,7 @@ class Execution:
 
     dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
     attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
-    loss_chunk: tokens whose logits are alive at a time.
+    loss_chunk: tokens whose logits are alive at a time. spare: see `Context`.
     """
 
     dtype: str = "float32"
@@ -35,6 +35,7 @@ class Execution:
     attention: str = "auto"
     experts: str = "auto"
     loss_chunk: int = 1024
+    spare: int = 0
 
 
 class Transformer(nn.Module):
@@ -130,9 +131,37 @@ class Transformer(nn.Module):
     def last_logits(self, tokens: jax.Array, positions: jax.Array, cache_length: int, **others: jax.Array) -> jax.Array:
         """Float32 logits (B, V) after each row's last real token, its cache extended; padding has position -1."""
         x_BTD, _ = self._features(tokens, positions, None, False, cache_length, **others)
+        return self._said_last(x_BTD, positions)
+
+    def following(self, tokens: jax.Array, positions: jax.Array, cache_length: int) -> tuple[jax.Array, jax.Array]:
+        """Float32 logits (B, T, V) after every token and what the head reads (B, T, D), the cache extended."""
+        x_BTD, _ = self._features(tokens, positions, None, False, cache_length)
+        return cross_entropy.logits(*self._projected(x_BTD)), x_BTD
+
+    def following_ahead(
+        self, depth: int, x_BTD: jax.Array, tokens: jax.Array, positions: jax.Array, cache_length: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the module of a depth says after each row's last real place (B, V), and what the head reads for that (B, T, D).
+
+        `x_BTD` is that of the depth before at these places, and `tokens` stand `depth` places after them. The module's own cache is
+        extended; padding has position -1.
+        """
+        *_, last = self.spec.stacks
+        places = jnp.where(positions < 0, -1, positions + depth)
+        read = Context(places, tokens_BT=tokens, cache_length=cache_length, **self._execution())
+        e_BTD, context = self._embedded(last, tokens, read)
+        x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, e_BTD, context.replace(positions_BT=positions))
+        return self._said_last(x_BTD, positions), x_BTD
+
+    def _said_last(self, x_BTD: jax.Array, positions: jax.Array) -> jax.Array:
+        """Logits (B, V) after each row's last real token."""
         last_B = positions.argmax(1)
         x_BD = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
         return cross_entropy.logits(*self._projected(x_BD))
+
+    def _execution(self) -> dict[str, Any]:
+        """What a context is told of how things are computed."""
+        return {name: getattr(self.execution, name) for name in ("attention", "experts", "spare")}
 
     def features(self, tokens: jax.Array, positions=None, segments=None, train: bool = False, **others: jax.Array) -> jax.Array:
         """What the head reads, (B, T, D)."""
@@ -169,8 +198,7 @@ class Transformer(nn.Module):
         cache: str = "exact",
     ) -> tuple[jax.Array, Context]:
         """What the head reads, and the context of the tokens."""
-        execution = {"attention": self.execution.attention, "experts": self.execution.experts}
-        common = {"domains_B": domains, "train": train, **execution}
+        common = {"domains_B": domains, "train": train, **self._execution()}
         *_, last = self.spec.stacks
         memory = None
         if len(self.spec.stacks) > 1 and inputs is not None:

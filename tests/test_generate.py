@@ -64,6 +64,15 @@ def test_beams(tiny, workdir):
     assert done.stdout.decode() == f"def {text}\n", done.stderr
 
 
+def test_a_draft_changes_nothing_and_is_reported(tiny, workdir):
+    one, how = tiny("gpt2"), {"tokenizer": tokenizers.BytesTokenizer(), "max_new_tokens": 12}
+    text = decode.generate(one.config, one.params, ["def "], **how)[0]
+    done = run(f"--workdir={workdir}", "--prompt=def ", "--max_new_tokens=12", f"--speculate=draft('{workdir}', tokens=3)")
+    assert done.stdout.decode() == f"def {text}\n", done.stderr
+    # Of the eleven tokens that follow the first, eight in checks of four and three in a check of two proposed ones.
+    assert done.stderr.decode() == "--speculate: 8 of 8 proposed tokens kept, 3.67 tokens a step of the model\n"
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -75,6 +84,8 @@ def test_beams(tiny, workdir):
         (["--workdir=x", "--beams=0"], "--beams: must be at least 1, got 0"),
         (["--workdir=x", "--beams=2", "--sampler=greedy"], "--sampler: not with --beams"),
         (["--workdir=x", "--beams=2", "--seed=0"], "--seed: not with --beams"),
+        (["--workdir=x", "--speculate=lookup"], "--speculate: unknown draft 'lookup'"),
+        (["--workdir=x", "--beams=2", "--speculate=ahead"], "--speculate: not with --beams"),
         (["--workdir=x", "--length_penalty=gnmt(0.6)"], "--length_penalty: only with --beams"),
         (["--workdir=x", "--beams=2", "--length_penalty=power"], "--length_penalty: power needs the argument 'exponent'"),
         (["--workdir=x", "--beams=2", "--n=3"], "--n: at most --beams=2, got 3"),

@@ -138,7 +138,8 @@ def _extend(program: Program, rules: Rules, params, state: State, stops_S, limit
     def step(state: State) -> State:
         cache = rows_of(state.cache, state.parents_R)
         token_R = state.running_BKN[:, :, state.step - 1].reshape(-1)
-        logits_RV, cache = steps.forward(program, params, cache, token_R, state.lengths_R + state.step - 1)
+        positions_R = state.lengths_R + state.step - 1
+        logits_RV, cache = steps.forward(program, params, cache, token_R[:, None], positions_R[:, None])
         return _chosen(program, rules, state.replace(cache=cache), logits_RV, stops_S, limit)
 
     return jax.lax.while_loop(unfinished, step, state)

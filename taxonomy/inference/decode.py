@@ -1,5 +1,6 @@
 """Generation: text from text, tokens from tokens, at once or as it comes."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,7 +11,8 @@ import numpy as np
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.inference import prompts as prompts_lib
-from taxonomy.inference import steps, stops
+from taxonomy.inference import speculation, steps, stops
+from taxonomy.inference.drafts import Draft
 from taxonomy.inference.samplers import Sampler
 
 _EVERY = 16  # tokens between two looks for stop strings
@@ -45,8 +47,9 @@ def generate(
 
     With an encoder, the prompts are what it reads, and the text is the decoder's. A text ends with its document (when
     `to_document_end`) or before the first of the strings `stop` in it, whatever tokens that is made of; what the model computes
-    beyond is dropped. `how`: cache, sampler, seed, unconditional (texts) and guidance of `Decoding`; or with `beams`, where the `n`
-    best texts of a beam search are given, cache, length_penalty and early_stopping of `beams.search`.
+    beyond is dropped. `how`: cache, sampler, seed, unconditional (texts), guidance and speculate of `Decoding`, beside which
+    `report` is called with the `speculation.Tally` at the end; or with `beams`, where the `n` best texts of a beam search are
+    given, cache, length_penalty and early_stopping of `beams.search`.
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
@@ -89,6 +92,7 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     if every < 1:
         raise UserError(f"every: must be at least 1, got {every}")
     rows, options = _tokens(config, prompts, tokenizer, how)
+    report = options.pop("report", None)
     decoding = Decoding(spec.model(config.model), params, rows, **options)
     written = [row[1:] for row in rows for _ in range(options.get("n", 1))]
     while not decoding.finished:
@@ -97,13 +101,15 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
         cuts = [stops.cut(text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
         decoding.end([found for _, found in cuts])
         yield [text for text, _ in cuts], decoding.ended
+    if report is not None:
+        report(decoding.tally)
 
 
 def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how) -> list[str]:
     """The `n` best texts of a beam search for each prompt."""
     from taxonomy.inference.beams import search
 
-    for name in ("sampler", "seed", "unconditional", "guidance"):
+    for name in ("sampler", "seed", "unconditional", "guidance", "speculate"):
         if name in how:
             raise UserError(f"{name}: a beam search draws nothing; give beams or {name}")
     if stop:
@@ -172,6 +178,7 @@ class Decoding:
         dtype: str = "float32",
         piece: int = 1024,
         cache: str = "exact",
+        speculate: str | Draft | None = None,
     ):
         """Reads the prompts.
 
@@ -183,7 +190,9 @@ class Decoding:
 
         With `unconditional`, one row for each prompt (or, with an encoder, for each row of inputs) that lacks its condition, logits
         are conditional + guidance * (conditional - unconditional): classifier-free guidance (Ho & Salimans 2022,
-        arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). Raises UserError.
+        arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). With `speculate`, a draft
+        such as "prompt_lookup(tokens=4)" is checked by the model at every step, see `speculation`: that changes the speed and which
+        text a seed stands for, but not how likely a text is. Raises UserError.
         """
         if isinstance(sampler, str):
             sampler = registry.create("sampler", sampler, "sampler")
@@ -194,23 +203,30 @@ class Decoding:
             raise UserError(f"n: must be at least 1, got {n}")
         if guidance != 1.0 and unconditional is None:
             raise UserError(f"guidance: {guidance} needs `unconditional`, the rows to be guided away from")
-        self._limit, self._sampler = max_new_tokens, sampler
+        self._limit = max_new_tokens
         self.tokens: list[list[int]] = [[] for _ in range(n * len(prompts))]
         self.ended = [False] * len(self.tokens)
-        self._until = 0
+        self._until, self._state = 0, None
         if not prompts:
             return
         guided = unconditional is not None
         if guided:
             prompts, inputs = _with_unconditional(prompts, inputs, unconditional)
+        weight = np.float32(guidance) if guided else None
+        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight)
+        if speculate is not None:
+            options = {"max_new_tokens": max_new_tokens, "vocab_size": vocab_size, "dtype": dtype, "piece": piece, "cache": cache}
+            rows = len(self.tokens) // n
+            options |= {"copies": n, "sampler": sampler, "drawing": self._drawing}
+            how = speculation.Speculation((model_spec, params), speculate, prompts, inputs, rows, **options)
+            self._extend, self._state = how.extend, how.state
+            return
         model_spec, params = steps.ready(model_spec, params)
         room = prompts_lib.rounded(max_new_tokens)
         how = n, room, vocab_size, dtype, piece, cache
         program, logits, caches, *read = steps.read(model_spec, params, prompts, inputs, *how)
-        weight = np.float32(guidance) if guided else None
-        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight)
         self._state = steps.begin(program, sampler, room, caches, logits, *read, self._drawing)
-        self._program, self._params = program, steps.unrolled(program, params)
+        self._extend = functools.partial(steps.extend, program, sampler, steps.unrolled(program, params))
 
     @property
     def finished(self) -> bool:
@@ -218,14 +234,21 @@ class Decoding:
         return all(self.ended)
 
     def advance(self, tokens: int | None = None) -> None:
-        """Writes on in all rows that have not ended: so many tokens, or all there is room for."""
+        """Writes on in all rows that have not ended: so many tokens (or more, with a draft), or all there is room for."""
         if self.finished:
             return
-        self._until = self._limit if tokens is None else min(self._limit, self._until + tokens)
-        self._state = steps.extend(self._program, self._sampler, self._params, self._state, self._until, self._drawing)
+        reached = min(len(row) for row, over in zip(self.tokens, self.ended, strict=True) if not over)
+        self._until = self._limit if tokens is None else min(self._limit, reached + tokens)
+        self._state = self._extend(self._state, self._until, self._drawing)
         new_BN, taken_B, done_B = jax.device_get((self._state.new_BN, self._state.taken_B, self._state.done_B))
         self.tokens = [row[:count].tolist() for row, count in zip(new_BN, taken_B, strict=True)]
         self.ended = [bool(done) or self._until == self._limit for done in done_B]
+
+    @property
+    def tally(self) -> speculation.Tally | None:
+        """What speculation came to so far; None without."""
+        found = getattr(self._state, "tally_3", None)
+        return None if found is None else speculation.Tally(*found.tolist())
 
     def end(self, rows: Sequence[bool]) -> None:
         """Ends some rows."""

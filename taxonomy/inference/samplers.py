@@ -48,12 +48,16 @@ class Sampler:
 
     def sample(self, key: jax.Array, logits_BV: jax.Array, counts: Counts | None = None) -> jax.Array:
         """One token a row: (B,) int32. `key`: one, or one for each row."""
-        # Gumbel's way, so that a token at -inf is never drawn. The place of the maximum is found in two passes because XLA on
-        # CPU runs an argmax of something computed four times slower.
-        noisy_BV = self.filter(logits_BV, counts) + _gumbel(key, logits_BV.shape)
-        tokens_V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)
-        best_BV = noisy_BV == noisy_BV.max(-1, keepdims=True)
-        return jnp.where(best_BV, tokens_V, tokens_V[-1]).min(-1)
+        return best(self.filter(logits_BV, counts), _gumbel(key, logits_BV.shape))
+
+
+def best(logits_BV: jax.Array, gumbel_BV: jax.Array) -> jax.Array:
+    """Tokens (B,) drawn from the softmax of logits, Gumbel's way, so that a token at -inf is never drawn."""
+    # The place of the maximum is found in two passes because XLA on CPU runs an argmax of something computed four times slower.
+    noisy_BV = logits_BV + gumbel_BV
+    tokens_V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)
+    best_BV = noisy_BV == noisy_BV.max(-1, keepdims=True)
+    return jnp.where(best_BV, tokens_V, tokens_V[-1]).min(-1)
 
 
 def _gumbel(key: jax.Array, shape: tuple[int, int]) -> jax.Array:

@@ -312,7 +312,7 @@ def _advanced(program: Program, params, state: State, ended_B, many, until_free)
         left_B = jnp.where(said_B, state.left_B - 1, 0)
         written = new_BN.at[:, i].set(token_B), taken_B + said_B, stopped_B | (alive_B & stop_B)
         positions_B = jnp.where(left_B > 0, state.length_B + state.step_B, -1)
-        logits_BV, cache = steps.forward(program, params, state.cache, token_B, positions_B)
+        logits_BV, cache = steps.forward(program, params, state.cache, token_B[:, None], positions_B[:, None])
         state = state.replace(
             cache=cache,
             logits_BV=logits_BV[:, : program.vocab_size],

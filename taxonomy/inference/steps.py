@@ -27,7 +27,7 @@ from taxonomy.layers.params import MATRIX_ROLES, Declared
 class Program:
     """What is compiled: a model, the type it computes in, the tokens a row's cache has room for, the tokens that may be drawn.
 
-    cache: what the caches keep of them, see `layers.cache`.
+    cache: what the caches keep of them, see `layers.cache`. spare: of the tokens in caches, so many may be taken back.
     """
 
     model: spec.Model
@@ -35,6 +35,7 @@ class Program:
     cache_length: int
     vocab_size: int
     cache: str = "exact"
+    spare: int = 0
 
 
 @struct.dataclass
@@ -93,6 +94,7 @@ def read(
     dtype: str,
     piece: int,
     cache: str = "exact",
+    spare: int = 0,
 ):
     """The program for these prompts and `room` new tokens, logits (R, V) and caches after them, tokens and positions (R, T).
 
@@ -101,7 +103,7 @@ def read(
     check_kind(cache)
     tokens_BT, positions_BT = padded(prompts, piece)
     given = {} if inputs is None else dict(zip(("inputs", "input_positions"), padded(inputs), strict=True))
-    program = Program(model_spec, dtype, tokens_BT.shape[1] + room, vocab_size, cache)
+    program = Program(model_spec, dtype, tokens_BT.shape[1] + room, vocab_size, cache, spare)
     after = prefill(program, piece, params, tokens_BT, positions_BT, given)
     logits_RV, caches = after if copies == 1 else _repeated(after, copies)
     return program, logits_RV, caches, np.repeat(tokens_BT, copies, axis=0), np.repeat(positions_BT, copies, axis=0)
@@ -143,7 +145,7 @@ def prefill(program: Program, piece: int, params, tokens_BT, positions_BT, given
     Prompts of more than `piece` tokens, a multiple of it, are read piece by piece, which bounds the memory that they take.
     Prompts all of whose tokens see each other cannot be, and are read at once.
     """
-    model = model_lib.build(program.model, dtype=program.dtype)
+    model = model_lib.build(program.model, dtype=program.dtype, spare=program.spare)
     if program.model.prefixed:
         piece = tokens_BT.shape[1]
         given = {**given, "prefix": positions_BT >= 0}  # all of a prompt
@@ -175,7 +177,7 @@ def begin(program: Program, sampler: Sampler, room: int, cache, logits_RV, token
     counts = None
     if sampler.counted:
         nothing_BV = jnp.zeros((rows, program.vocab_size), jnp.int32)
-        counts = Counts(_added(nothing_BV, tokens_RT[:rows], positions_RT[:rows] >= 0), nothing_BV)
+        counts = Counts(added(nothing_BV, tokens_RT[:rows], positions_RT[:rows] >= 0), nothing_BV)
     zeros_B, new_BN, lengths_R = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, room), jnp.int32), positions_RT.max(1) + 1
     state = State(jnp.int32(0), zeros_B, new_BN, zeros_B, zeros_B > 0, lengths_R, counts, cache)
     return _drawn(program, sampler, state, logits_RV, drawing)
@@ -193,17 +195,16 @@ def extend(program: Program, sampler: Sampler, params, state: State, until, draw
         token_R, done_R = jnp.tile(state.token_B, copies), jnp.tile(state.done_B, copies)
         # A row that has ended is padding from then on.
         positions_R = jnp.where(done_R, -1, state.lengths_R + state.step - 1)
-        logits_RV, cache = forward(program, params, state.cache, token_R, positions_R)
+        logits_RV, cache = forward(program, params, state.cache, token_R[:, None], positions_R[:, None])
         return _drawn(program, sampler, state.replace(cache=cache), logits_RV, drawing)
 
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def forward(program: Program, params, cache, token_R: jax.Array, positions_R: jax.Array) -> tuple[jax.Array, Any]:
-    """Logits (R, V) after one token more in each row, or several (R, T), and the caches with it."""
-    model = model_lib.build(program.model, dtype=program.dtype, scan=False)
+def forward(program: Program, params, cache, tokens_RT: jax.Array, positions_RT: jax.Array) -> tuple[jax.Array, Any]:
+    """Logits (R, V) after one token more in each row, or several, and the caches with them."""
+    model = model_lib.build(program.model, dtype=program.dtype, spare=program.spare, scan=False)
     variables, options = {"params": params, "cache": cache}, {"method": "last_logits", "mutable": ["cache"]}
-    tokens_RT, positions_RT = (x.reshape(x.shape[0], -1) for x in (token_R, positions_R))
     logits_RV, new = model.apply(variables, tokens_RT, positions_RT, program.cache_length, **options)
     return logits_RV, new["cache"]
 
@@ -212,14 +213,13 @@ def _drawn(program: Program, sampler: Sampler, state: State, logits_RV, drawing:
     """The state after one more draw."""
     logits_BV = logits_RV[:, : program.vocab_size]
     if drawing.guidance is not None:
-        conditional_BV, other_BV = jnp.split(logits_BV, 2)
-        logits_BV = conditional_BV + drawing.guidance * (conditional_BV - other_BV)
+        logits_BV = guided(logits_BV, drawing.guidance)
     key = jax.random.fold_in(drawing.key, state.step)
     token_B = sampler.sample(key, logits_BV, state.counts)
     done_B = state.done_B | (token_B[:, None] == drawing.stops_S).any(1)
     counts = state.counts
     if counts is not None:
-        counts = counts.replace(new_BV=_added(counts.new_BV, token_B[:, None], ~done_B[:, None]))
+        counts = counts.replace(new_BV=added(counts.new_BV, token_B[:, None], ~done_B[:, None]))
     return state.replace(
         step=state.step + 1,
         token_B=token_B,
@@ -230,7 +230,13 @@ def _drawn(program: Program, sampler: Sampler, state: State, logits_RV, drawing:
     )
 
 
-def _added(counts_BV: jax.Array, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
+def guided(logits: jax.Array, weight: jax.Array) -> jax.Array:
+    """Logits (B, ...) of twice as many rows, the second half without their condition."""
+    conditional, other = jnp.split(logits, 2)
+    return conditional + weight * (conditional - other)
+
+
+def added(counts_BV: jax.Array, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:
     """Counts with those of real tokens added; tokens beyond the vocabulary are not counted."""
     rows = jnp.arange(tokens_BT.shape[0])[:, None]
     return counts_BV.at[rows, tokens_BT].add(real_BT.astype(jnp.int32), mode="drop")

@@ -48,7 +48,7 @@ def cached(
         k_BGTK, v_BGTK = _heads_first(k_BTGK), _heads_first(v_BTGK)
         return Keys(k_BGTK, v_BGTK, context.positions_BT, context.segments_BT, aligned, context.prefix_BT, ranks_BT)
     batch, time, groups, _ = k_BTGK.shape
-    length, kind = cache_slots(context.cache_length, window), _kind(module, "cached_key", context)
+    length, kind = cache_slots(context.cache_length, window, context.spare), _kind(module, "cached_key", context)
     brought = {**_kept("cached_key", k_BTGK, kind, parts), **_kept("cached_value", v_BTGK, kind)}
     stored = {
         name: module.variable("cache", name, jnp.zeros, (batch, groups, length, array.shape[-1]), array.dtype)
@@ -150,9 +150,21 @@ def kept_bytes(widths: Sequence[int], kind: str, dtype: Any) -> int:
     return sum(width + jnp.dtype(jnp.float32).itemsize for width in widths)
 
 
-def cache_slots(cache_length: int, window: int | None) -> int:
-    """Slots per row of a cache for `cache_length` tokens under a mask with this window."""
-    return cache_length if window is None else min(window, cache_length)
+def cache_slots(cache_length: int, window: int | None, spare: int = 0) -> int:
+    """Slots per row of a cache for `cache_length` tokens under a mask with this window, when `spare` of them may be forgotten."""
+    return cache_length if window is None else min(window + spare, cache_length)
+
+
+def forgotten(cache: Any, last_B: jax.Array) -> Any:
+    """Caches without the keys of tokens after each row's position `last_B`.
+
+    These are as many as `Context.spare` at most, or a rolling cache has lost the keys that they overwrote.
+    """
+
+    def one(path, x):
+        return jnp.where(x > last_B[:, None], -1, x) if path[-1].key == "cached_position" else x
+
+    return jax.tree_util.tree_map_with_path(one, cache)
 
 
 def rows_of(cache: Any, rows_R: jax.Array) -> Any:

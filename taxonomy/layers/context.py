@@ -37,7 +37,7 @@ class Context:
     reach: where only some tokens of a row are here, how many there are in all; None where all are, side by side.
     train: dropout is active.
     cache_length: tokens a decoding cache must hold, or None when keys and values are not cached. cache: what a new one keeps of
-        them, see `cache`.
+        them, see `cache`. spare: tokens that may be taken back from it, see `cache.forgotten`.
     attention, experts: names of implementations, see `ops.attention` and `experts`.
     """
 
@@ -58,5 +58,6 @@ class Context:
     train: bool = struct.field(pytree_node=False, default=False)
     cache_length: int | None = struct.field(pytree_node=False, default=None)
     cache: str = struct.field(pytree_node=False, default="exact")
+    spare: int = struct.field(pytree_node=False, default=0)
     attention: str = struct.field(pytree_node=False, default="auto")
     experts: str = struct.field(pytree_node=False, default="auto")

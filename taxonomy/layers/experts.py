@@ -76,12 +76,21 @@ class MixtureOfExperts(nn.Module):
 
     def _layout(self, routed: Routed, time: int, context: Context) -> Layout:
         assignments, implementation = routed.assignments, _implementation(context.experts)
-        factor = self.capacity if context.train or self.evaluation_capacity is None else self.evaluation_capacity
+        factor = self._factor(context.train)
         if factor is None and self.slots is None:
             return layouts.dropless(assignments, self.experts, time, implementation)
         # Padding is given no room, so that a text is treated alike however long the row is that it stands in.
         room_T = np.array([self._slots(tokens, factor) for tokens in range(time + 1)])
         return layouts.with_capacity(assignments, self.experts, int(room_T[-1]), jnp.asarray(room_T)[routed.live_BT.sum(1)])
+
+    def takes_all(self, tokens: int) -> bool:
+        """Whether no expert drops any of a row of at most so many tokens when not training."""
+        factor = self._factor(train=False)
+        bounded = factor is not None or self.slots is not None
+        return not bounded or all(self._slots(n, factor) >= n for n in range(1, tokens + 1))
+
+    def _factor(self, train: bool) -> float | None:
+        return self.capacity if train or self.evaluation_capacity is None else self.evaluation_capacity
 
     def _slots(self, tokens: int, factor: float | None) -> int:
         """How many of a row's tokens an expert takes."""

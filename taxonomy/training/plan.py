@@ -117,7 +117,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
     return Plan(
         config=config,
         model=parsed,
-        execution=model.Execution(**{f.name: train[f.name] for f in dataclasses.fields(model.Execution)}),
+        execution=model.Execution(**{f.name: train[f.name] for f in dataclasses.fields(model.Execution) if f.name in train}),
         optimizer=registry.create("optimizer", train.optimizer, "config.train.optimizer"),
         schedule=registry.create("schedule", train.schedule, "config.train.schedule"),
         objective=_objective(train.objective, parsed),
