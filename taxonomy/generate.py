@@ -17,6 +17,7 @@ def define_flags() -> None:
     """Declares this command's flags."""
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
     flags.DEFINE_multi_string("prompt_file", [], "File whose whole text is a prompt; may be given several times.")
+    flags.DEFINE_multi_string("suffix", [], "Text behind a prompt, whose gap is to be filled; one for each prompt or none.")
     flags.DEFINE_integer("max_new_tokens", 64, "Tokens to add to each prompt at most.")
     flags.DEFINE_string("sampler", None, "How tokens are drawn, such as chain(repetition(1.2), top_p(0.9)); greedy by default.")
     flags.DEFINE_integer("seed", None, "Of the drawing; the same seed gives the same text; 0 by default.")
@@ -51,6 +52,10 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--n: at most --beams={given.beams}, got {given.n}")
         how |= {"beams": given.beams, "length_penalty": penalty, "n": given.n}
     prompts = [*given.prompt, *(_read(path) for path in given.prompt_file)] or [""]
+    if given.suffix and len(given.suffix) != len(prompts):
+        raise UserError(f"--suffix: one for each of {len(prompts)} prompts or none, got {len(given.suffix)}")
+    how |= {"suffixes": given.suffix} if given.suffix else {}
+    suffixes = given.suffix or [""] * len(prompts)
     if given.stream and len(prompts) * given.n > 1:
         raise UserError(f"--stream: writes one text, not {len(prompts) * given.n}")
 
@@ -63,11 +68,11 @@ def main(argv: list[str]) -> None:
         print(prompts[0], end="", flush=True)
         for (piece,) in decode.stream(config, params, prompts, **how):
             print(piece, end="", flush=True)
-        print()
+        print(suffixes[0])
         return
     texts = decode.generate(config, params, prompts, **how)
     for i, text in enumerate(texts):
-        shown = f"{prompts[i // given.n]}{text}"
+        shown = f"{prompts[i // given.n]}{text}{suffixes[i // given.n]}"
         print(f"--- {i + 1} of {len(texts)}\n{shown}" if len(texts) > 1 else shown)
 
 

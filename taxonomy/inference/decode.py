@@ -10,7 +10,7 @@ import numpy as np
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.inference import prompts as prompts_lib
-from taxonomy.inference import steps, stops
+from taxonomy.inference import fill, steps, stops
 from taxonomy.inference.samplers import Sampler
 
 _EVERY = 16  # tokens between two looks for stop strings
@@ -46,7 +46,8 @@ def generate(
     With an encoder, the prompts are what it reads, and the text is the decoder's. A text ends with its document (when
     `to_document_end`) or before the first of the strings `stop` in it, whatever tokens that is made of; what the model computes
     beyond is dropped. `how`: sampler, seed, unconditional (texts) and guidance of `Decoding`; or with `beams`, where the `n` best
-    texts of a beam search are given, length_penalty and early_stopping of `beams.search`.
+    texts of a beam search are given, length_penalty and early_stopping of `beams.search`. With `suffixes`, one a prompt, the text
+    is what stands between prompt and suffix, for a model that learned to fill gaps.
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
@@ -88,9 +89,9 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     """All texts so far and which of them are complete, after every `every` tokens."""
     if every < 1:
         raise UserError(f"every: must be at least 1, got {every}")
-    rows, options = _tokens(config, prompts, tokenizer, how)
+    rows, before, options = _tokens(config, prompts, tokenizer, how)
     decoding = Decoding(spec.model(config.model), params, rows, **options)
-    written = [row[1:] for row in rows for _ in range(options.get("n", 1))]
+    written = [row for row in before for _ in range(options.get("n", 1))]
     while not decoding.finished:
         decoding.advance(every)
         pairs = zip(written, decoding.tokens, strict=True)
@@ -110,13 +111,13 @@ def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how)
         raise UserError("stop: texts of a beam search end with their document; give beams or stop")
     if n > beams:
         raise UserError(f"n: a search with {beams} beams finds as many texts, fewer than n={n}")
-    rows, options = _tokens(config, prompts, tokenizer, how)
+    rows, before, options = _tokens(config, prompts, tokenizer, how)
     found = search(spec.model(config.model), params, rows, beams=beams, **options)
-    return [_text_after(tokenizer, row[1:], one.tokens) for row, best in zip(rows, found, strict=True) for one in best[:n]]
+    return [_text_after(tokenizer, row, one.tokens) for row, best in zip(before, found, strict=True) for one in best[:n]]
 
 
-def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]) -> tuple[list[list[int]], dict[str, Any]]:
-    """The rows that a decoder continues, and the other arguments in tokens."""
+def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]):
+    """The rows that a decoder continues, the tokens of text that stand before each new text, and the other arguments in tokens."""
     two_stacks, start = len(spec.model(config.model).stacks) > 1, tokenizer.document_start
 
     def encoded(texts: Sequence[str]) -> list[list[int]]:
@@ -127,12 +128,16 @@ def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[s
     given = encoded(prompts)
     # A decoder beside an encoder begins its own text; what it is asked is the encoder's.
     rows = [[start] for _ in prompts] if two_stacks else given
+    before = [row[1:] for row in rows]
+    if (suffixes := options.pop("suffixes", None)) is not None:
+        # A middle was encoded alone, as what stands before it was.
+        rows, before = fill.rows(config, tokenizer, prompts, suffixes), [[] for _ in prompts]
     options["inputs"] = given if two_stacks else None
     if options.get("unconditional") is not None:
         options["unconditional"] = encoded(options["unconditional"])
     options["stop_token"] = tokenizer.document_end if options.pop("to_document_end") else None
     options["dtype"] = "float32" if jax.default_backend() == "cpu" else config.train.dtype
-    return rows, options | {"vocab_size": tokenizer.vocab_size}
+    return rows, before, options | {"vocab_size": tokenizer.vocab_size}
 
 
 def _text_after(tokenizer: Tokenizer, prompt: list[int], tokens: Sequence[int]) -> str:
