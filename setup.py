@@ -6,6 +6,7 @@ TRAINING = ["jax>=0.10.2", "flax>=0.12.8", "optax>=0.2.8", "orbax-checkpoint>=0.
 DATA = ["tensorflow-datasets>=4.9.10", "importlib_resources", "grain>=0.2.18", "sentencepiece>=0.2", "tokenizers>=0.20"]
 SHOWING = ["rich>=13", "tensorboardX>=2.6", "matplotlib>=3.8"]
 TASKS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
+CONSTRAINED = ["llguidance>=1.0,<2"]
 NOTEBOOK = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6"]
 
 setuptools.setup(
@@ -22,6 +23,7 @@ setuptools.setup(
         "cuda": ["jax[cuda13]"],
         "colab": NOTEBOOK,
         "tasks": TASKS,
+        "constrained": CONSTRAINED,
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -32,6 +34,7 @@ setuptools.setup(
             "transformers>=5.23,<6",
             "tensorboard>=2.20",
             *TASKS,
+            *CONSTRAINED,
             *NOTEBOOK,
         ],
     },

@@ -11,6 +11,7 @@ from absl import flags
 
 from taxonomy import cli, registry
 from taxonomy.errors import UserError
+from taxonomy.inference import constraints, tools
 
 
 def define_flags() -> None:
@@ -21,6 +22,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("max_new_tokens", 64, "Tokens to add to each prompt at most.")
     flags.DEFINE_string("sampler", None, "How tokens are drawn, such as chain(repetition(1.2), top_p(0.9)); greedy by default.")
     flags.DEFINE_integer("seed", None, "Of the drawing; the same seed gives the same text; 0 by default.")
+    flags.DEFINE_string("regex", None, "A regular expression that a text matches as a whole, unless it is cut off.")
+    flags.DEFINE_string("json_schema", None, "A JSON schema, or a file with one, that a text fulfils unless it is cut off.")
+    flags.DEFINE_multi_string("tool", [], "What a text may call: calculator (<<48/2=) or python (<python>...</python>).")
     flags.DEFINE_multi_string("stop", [], "A text ends before this; may be given several times.")
     flags.DEFINE_integer("n", 1, "Texts for each prompt.")
     flags.DEFINE_bool("stream", False, "Print the text while it is written; of one prompt.")
@@ -42,10 +46,11 @@ def main(argv: list[str]) -> None:
             raise UserError("--length_penalty: only with --beams; texts that are drawn are not compared")
         registry.create("sampler", given.sampler or "greedy", "--sampler")
         how |= {"sampler": given.sampler or "greedy", "seed": given.seed or 0, "stop": given.stop, "n": given.n}
+        how |= {"constraint": _constraint(given.regex, given.json_schema), "tools": [tools.find(name) for name in given.tool]}
     else:
         penalty = given.length_penalty or "power(1.0)"
         registry.create("length_penalty", penalty, "--length_penalty")
-        for name in ("sampler", "seed", "stop", "stream"):
+        for name in ("sampler", "seed", "stop", "stream", "regex", "json_schema", "tool"):
             if given[name].value != given[name].default:
                 raise UserError(f"--{name}: not with --beams, which draws nothing and knows a text only at its end")
         if given.n > given.beams:
@@ -76,11 +81,22 @@ def main(argv: list[str]) -> None:
         print(f"--- {i + 1} of {len(texts)}\n{shown}" if len(texts) > 1 else shown)
 
 
-def _read(path: str) -> str:
+def _constraint(regex: str | None, schema: str | None) -> constraints.Constraint | None:
+    if regex is not None and schema is not None:
+        raise UserError("--json_schema: not with --regex")
+    if regex is not None:
+        return constraints.Constraint.regex(regex)
+    if schema is None:
+        return None
+    text = schema if schema.lstrip().startswith("{") else _read(schema, "--json_schema")
+    return constraints.Constraint.json_schema(text)
+
+
+def _read(path: str, flag: str = "--prompt_file") -> str:
     try:
         return pathlib.Path(path).read_text()
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"--prompt_file: cannot read {path} as text ({e})") from None
+        raise UserError(f"{flag}: cannot read {path} as text ({e})") from None
 
 
 if __name__ == "__main__":

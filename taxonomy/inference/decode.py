@@ -9,9 +9,11 @@ import numpy as np
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
+from taxonomy.inference import fill, guides, steps, stops
 from taxonomy.inference import prompts as prompts_lib
-from taxonomy.inference import fill, steps, stops
+from taxonomy.inference.guides import Guide
 from taxonomy.inference.samplers import Sampler
+from taxonomy.inference.texts import text_after
 
 _EVERY = 16  # tokens between two looks for stop strings
 
@@ -48,6 +50,9 @@ def generate(
     beyond is dropped. `how`: sampler, seed, unconditional (texts) and guidance of `Decoding`; or with `beams`, where the `n` best
     texts of a beam search are given, length_penalty and early_stopping of `beams.search`. With `suffixes`, one a prompt, the text
     is what stands between prompt and suffix, for a model that learned to fill gaps.
+
+    With a `constraint` (`constraints.Constraint`) a text matches it as a whole, unless `max_new_tokens` or a stop string ends it
+    before. With `tools` (names, or `tools.Tool`s) calls that the model writes are answered in the text, as tokens of it.
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
@@ -90,12 +95,14 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     if every < 1:
         raise UserError(f"every: must be at least 1, got {every}")
     rows, before, options = _tokens(config, prompts, tokenizer, how)
-    decoding = Decoding(spec.model(config.model), params, rows, **options)
     written = [row for row in before for _ in range(options.get("n", 1))]
+    rules = {"constraint": options.pop("constraint", None), "tools": options.pop("tools", ())}
+    options["guide"] = guides.guide(tokenizer, written, **rules, to_end=options["stop_token"] is not None)
+    decoding = Decoding(spec.model(config.model), params, rows, **options)
     while not decoding.finished:
         decoding.advance(every)
         pairs = zip(written, decoding.tokens, strict=True)
-        cuts = [stops.cut(_text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
+        cuts = [stops.cut(text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
         decoding.end([found for _, found in cuts])
         yield [text for text, _ in cuts], decoding.ended
 
@@ -104,7 +111,7 @@ def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how)
     """The `n` best texts of a beam search for each prompt."""
     from taxonomy.inference.beams import search
 
-    for name in ("sampler", "seed", "unconditional", "guidance"):
+    for name in ("sampler", "seed", "unconditional", "guidance", "constraint", "tools"):
         if name in how:
             raise UserError(f"{name}: a beam search draws nothing; give beams or {name}")
     if stop:
@@ -113,7 +120,7 @@ def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how)
         raise UserError(f"n: a search with {beams} beams finds as many texts, fewer than n={n}")
     rows, before, options = _tokens(config, prompts, tokenizer, how)
     found = search(spec.model(config.model), params, rows, beams=beams, **options)
-    return [_text_after(tokenizer, row, one.tokens) for row, best in zip(before, found, strict=True) for one in best[:n]]
+    return [text_after(tokenizer, row, one.tokens) for row, best in zip(before, found, strict=True) for one in best[:n]]
 
 
 def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]):
@@ -138,13 +145,6 @@ def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[s
     options["stop_token"] = tokenizer.document_end if options.pop("to_document_end") else None
     options["dtype"] = "float32" if jax.default_backend() == "cpu" else config.train.dtype
     return rows, before, options | {"vocab_size": tokenizer.vocab_size}
-
-
-def _text_after(tokenizer: Tokenizer, prompt: list[int], tokens: Sequence[int]) -> str:
-    """The text of tokens that continue a prompt: alone, some tokenizers would drop the space that they begin with."""
-    tokens = [int(token) for token in tokens]
-    before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + tokens)
-    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(tokens)
 
 
 def generate_tokens(
@@ -174,6 +174,7 @@ class Decoding:
         vocab_size: int | None = None,
         unconditional: Sequence[Sequence[int]] | None = None,
         guidance: float = 1.0,
+        guide: Guide | None = None,
         dtype: str = "float32",
         piece: int = 1024,
     ):
@@ -186,7 +187,8 @@ class Decoding:
 
         With `unconditional`, one row for each prompt (or, with an encoder, for each row of inputs) that lacks its condition, logits
         are conditional + guidance * (conditional - unconditional): classifier-free guidance (Ho & Salimans 2022,
-        arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). Raises UserError.
+        arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). With a `guide`, samplers see
+        the tokens alone that it allows. Raises UserError.
         """
         if isinstance(sampler, str):
             sampler = registry.create("sampler", sampler, "sampler")
@@ -197,7 +199,7 @@ class Decoding:
             raise UserError(f"n: must be at least 1, got {n}")
         if guidance != 1.0 and unconditional is None:
             raise UserError(f"guidance: {guidance} needs `unconditional`, the rows to be guided away from")
-        self._limit, self._sampler = max_new_tokens, sampler
+        self._limit, self._sampler, self._guide = max_new_tokens, sampler, guide
         self.tokens: list[list[int]] = [[] for _ in range(n * len(prompts))]
         self.ended = [False] * len(self.tokens)
         self._until = 0
@@ -210,7 +212,8 @@ class Decoding:
         room = prompts_lib.rounded(max_new_tokens)
         program, logits, cache, *read = steps.read(model_spec, params, prompts, inputs, n, room, vocab_size, dtype, piece)
         weight = np.float32(guidance) if guided else None
-        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight)
+        allowed = None if guide is None else guide.allowed()
+        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight, allowed)
         self._state = steps.begin(program, sampler, room, cache, logits, *read, self._drawing)
         self._program, self._params = program, steps.unrolled(program, params)
 
@@ -221,13 +224,25 @@ class Decoding:
 
     def advance(self, tokens: int | None = None) -> None:
         """Writes on in all rows that have not ended: so many tokens, or all there is room for."""
-        if self.finished:
-            return
-        self._until = self._limit if tokens is None else min(self._limit, self._until + tokens)
+        until = self._limit if tokens is None else min(self._limit, self._until + tokens)
+        while not self.finished and self._until < until:
+            self._extend(until if self._guide is None else self._until + 1)
+            if self._guide is not None:
+                self._follow(self._guide)
+
+    def _extend(self, until: int) -> None:
+        self._until = until
         self._state = steps.extend(self._program, self._sampler, self._params, self._state, self._until, self._drawing)
         new_BN, taken_B, done_B = jax.device_get((self._state.new_BN, self._state.taken_B, self._state.done_B))
         self.tokens = [row[:count].tolist() for row, count in zip(new_BN, taken_B, strict=True)]
         self.ended = [bool(done) or self._until == self._limit for done in done_B]
+
+    def _follow(self, guide: Guide) -> None:
+        """Tells the guide what was drawn, and asks what may come next."""
+        for row, token in guide.follow(self.tokens).items():
+            self.tokens[row][-1] = token
+            self._state = steps.redrawn(self._state, row, token)
+        self._drawing = self._drawing.replace(allowed_BW=guide.allowed())
 
     def end(self, rows: Sequence[bool]) -> None:
         """Ends some rows."""

@@ -15,8 +15,8 @@ from taxonomy.objectives.objective import Objective, Specials
 def rows(config: ml_collections.ConfigDict, tokenizer: Tokenizer, before: Sequence[str], after: Sequence[str]) -> list[list[int]]:
     """The tokens that a middle of each gap follows, which ends with its document.
 
-    The prefix comes first, or the suffix where a model learned nothing else. Raises UserError for a model that did not learn to fill
-    gaps, alone or beside other objectives.
+    The prefix comes first, or the suffix where a model learned nothing else. Raises UserError for a model that did not learn to
+    fill gaps, alone or beside other objectives.
     """
     if len(before) != len(after):
         raise UserError(f"suffixes: needs one a prompt, {len(before)}, got {len(after)}")
