@@ -159,7 +159,9 @@ class SentencePieceTokenizer(Tokenizer):
         if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
             return None
         if model.is_byte(token):
-            return bytes([int(piece[3:5], 16)])  # <0x0A>
+            byte = bytes([int(piece[3:5], 16)])  # <0x0A>
+            # No text is encoded so, and unlike other spaces it would stay at the beginning of a text.
+            return None if byte == b" " and not model.is_unknown(model.piece_to_id(SPACE_MARK)) else byte
         return piece.replace(SPACE_MARK, " ").encode()
 
     def _write(self, directory: Path) -> dict[str, object]:

@@ -22,9 +22,13 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator
 
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-    """What every text must match, whole. Made by `regex` and `json_schema`."""
+    """What every text must match, whole. Made by `regex` and `json_schema`.
+
+    spaced: the same behind a space, for tokenizers that take the first space for the place where a text begins.
+    """
 
     grammar: str
+    spaced: str
 
     @classmethod
     def regex(cls, pattern: str) -> "Constraint":
@@ -32,7 +36,8 @@ class Constraint:
 
         Raises UserError for a pattern that it cannot read.
         """
-        return cls(_checked("regex", pattern, _llguidance().LLMatcher.grammar_from_regex(pattern)))
+        grammar = _llguidance().LLMatcher.grammar_from_regex
+        return cls(_checked("regex", pattern, grammar(pattern)), grammar(f" (?:{pattern})"))
 
     @classmethod
     def json_schema(cls, schema: str | Mapping[str, Any] | bool) -> "Constraint":
@@ -47,21 +52,28 @@ class Constraint:
             raise UserError(f"json_schema: is no JSON: {error}") from None
         if not isinstance(schema, Mapping | bool):
             raise UserError(f"json_schema: must be an object, true or false, got {text[:80]}")
-        return cls(_checked("json_schema", text, _llguidance().LLMatcher.grammar_from_json_schema(text, SPACING)))
+        matcher = _llguidance().LLMatcher
+        grammar = _checked("json_schema", text, matcher.grammar_from_json_schema(text, SPACING))
+        inside = json.dumps({"x-guidance": SPACING} | ({} if schema is True else dict(schema)))
+        return cls(grammar, matcher.grammar_from_lark(f'start: " " body\nbody: %json {inside}'))
 
 
 class Following:
     """How far each of some rows is in its constraint. A `Guide` of decoding."""
 
-    def __init__(self, constraint: Constraint, tokenizer: Tokenizer, rows: int):
-        """Raises UserError for a tokenizer that cannot write such a text, or whose tokens are no bytes."""
-        self._vocab_size, self._ending = tokenizer.vocab_size, tokenizer.document_end
-        first = _llguidance().LLMatcher(vocabulary(tokenizer), constraint.grammar)
-        self._matchers = [first.deep_copy() for _ in range(rows)]
-        self._read = [0] * rows
-        self._bytes = -(-self._vocab_size // 8)
-        self._masks_BW = np.full((rows, self._bytes), 255, np.uint8)
-        for row in range(rows):
+    def __init__(self, constraint: Constraint, tokenizer: Tokenizer, before: Sequence[Sequence[int]]):
+        """The rows follow the texts of some tokens.
+
+        Raises UserError for a tokenizer that cannot write such a text, or whose tokens are no bytes.
+        """
+        words = vocabulary(tokenizer)
+        spaced = _drops_space(tokenizer, words)
+        grammars = [constraint.spaced if spaced and not tokenizer.decode(row) else constraint.grammar for row in before]
+        first = {grammar: _llguidance().LLMatcher(words, grammar) for grammar in grammars}
+        self._matchers = [first[grammar].deep_copy() for grammar in grammars]
+        self._read = [0] * len(before)
+        self._masks_BW = np.zeros((len(before), -(-tokenizer.vocab_size // 8)), np.uint8)
+        for row in range(len(before)):
             self._look(row)
 
     def allowed(self) -> np.ndarray:
@@ -83,7 +95,7 @@ class Following:
     def _look(self, row: int) -> None:
         """Looks up what may come next in a row."""
         matcher = self._matchers[row]
-        mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)[: self._bytes]
+        mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)[: self._masks_BW.shape[1]]
         if matcher.is_error() or not (mask.any() and (matcher.is_accepting() or not matcher.is_stopped())):
             stuck = "no token of the tokenizer leads to a text that matches"
             reason = _told(matcher.get_error())
@@ -112,9 +124,31 @@ class _Pieces:
         self.special_token_ids = [token for token, piece in enumerate(pieces) if piece is None]
         self.eos_token_id, self.bos_token_id = tokenizer.document_end, None
         self._tokenizer = tokenizer
+        self._known = {piece: token for token, piece in enumerate(pieces) if piece}
+        self._most = max(map(len, self._known))
 
-    def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text).tolist()
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Tokens whose bytes are the text's: some tokenizers put a space before it, or know a token of which it has no bytes."""
+        data = text if isinstance(text, bytes) else text.encode()
+        found = self._tokenizer.encode(data.decode(errors="replace")).tolist()
+        return found if b"".join(self.tokens[token] for token in found) == data else self._longest(data)
+
+    def _longest(self, data: bytes) -> list[int]:
+        """Of all tokens that may come next always the longest."""
+        found, place = [], 0
+        while place < len(data):
+            ends = range(min(len(data), place + self._most), place, -1)
+            end = next((end for end in ends if data[place:end] in self._known), None)
+            if end is not None:
+                found.append(self._known[data[place:end]])
+            place = place + 1 if end is None else end
+        return found
+
+
+def _drops_space(tokenizer: Tokenizer, words: Any) -> bool:
+    """Whether a text loses the space that its first token begins with."""
+    rows = [tokenizer.encode(text).tolist() for text in ("a", " a")]
+    return any(words.decode_bytes(row) == b" " + tokenizer.decode(row).encode() for row in rows)
 
 
 def _checked(name: str, given: str, grammar: str) -> str:

@@ -33,4 +33,4 @@ def guide(
         raise UserError("constraint: only where a text ends with its document (to_document_end)")
     if tools:
         return Calling(tools, tokenizer, before)
-    return None if constraint is None else Following(constraint, tokenizer, len(before))
+    return None if constraint is None else Following(constraint, tokenizer, before)
