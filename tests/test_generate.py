@@ -58,7 +58,14 @@ def test_a_stream_prints_what_is_printed_at_once(tiny, workdir):
 
 
 def test_texts_that_match(workdir):
-    done = run(f"--workdir={workdir}", "--prompt=def ", "--regex=(ab|c){3}-[0-9]", "--n=3", "--sampler=temperature(5)")
+    done = run(
+        f"--workdir={workdir}",
+        "--max_new_tokens=12",
+        "--prompt=def ",
+        "--regex=(ab|c){3}-[0-9]",
+        "--n=3",
+        "--sampler=temperature(5)",
+    )
     assert done.returncode == 0, done.stderr
     assert all(re.fullmatch("def (ab|c){3}-[0-9]", line) for line in done.stdout.decode().splitlines()[1::2])
 

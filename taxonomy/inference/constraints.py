@@ -59,7 +59,10 @@ class Constraint:
 
 
 class Following:
-    """How far each of some rows is in its constraint. A `Guide` of decoding."""
+    """How far each of some rows is in its constraint. A `Guide` of decoding.
+
+    Where a text can go on in one way alone, the tokens allowed are those that this would be encoded as.
+    """
 
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer, before: Sequence[Sequence[int]]):
         """The rows follow the texts of some tokens.
@@ -69,7 +72,7 @@ class Following:
         words = vocabulary(tokenizer)
         spaced = _drops_space(tokenizer, words)
         grammars = [constraint.spaced if spaced and not tokenizer.decode(row) else constraint.grammar for row in before]
-        first = {grammar: _llguidance().LLMatcher(words, grammar) for grammar in grammars}
+        first = {grammar: _llguidance().LLMatcher(words, grammar, log_level=0) for grammar in grammars}
         self._matchers = [first[grammar].deep_copy() for grammar in grammars]
         self._read = [0] * len(before)
         self._masks_BW = np.zeros((len(before), -(-tokenizer.vocab_size // 8)), np.uint8)
