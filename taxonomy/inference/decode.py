@@ -226,11 +226,11 @@ class Decoding:
         """Writes on in all rows that have not ended: so many tokens, or all there is room for."""
         until = self._limit if tokens is None else min(self._limit, self._until + tokens)
         while not self.finished and self._until < until:
-            self._extend(until if self._guide is None else self._until + 1)
+            self._write(until if self._guide is None else self._until + 1)
             if self._guide is not None:
                 self._follow(self._guide)
 
-    def _extend(self, until: int) -> None:
+    def _write(self, until: int) -> None:
         self._until = until
         self._state = steps.extend(self._program, self._sampler, self._params, self._state, self._until, self._drawing)
         new_BN, taken_B, done_B = jax.device_get((self._state.new_BN, self._state.taken_B, self._state.done_B))
