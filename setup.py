@@ -7,6 +7,7 @@ DATA = ["tensorflow-datasets>=4.9.10", "importlib_resources", "grain>=0.2.18", "
 SHOWING = ["rich>=13", "tensorboardX>=2.6", "matplotlib>=3.8"]
 TASKS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
 SERVING = ["starlette>=1.10", "uvicorn>=0.54"]
+CONSTRAINED = ["llguidance>=1.0,<2"]
 NOTEBOOK = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6"]
 
 setuptools.setup(
@@ -24,6 +25,7 @@ setuptools.setup(
         "colab": NOTEBOOK,
         "tasks": TASKS,
         "serve": SERVING,
+        "constrained": CONSTRAINED,
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -37,6 +39,7 @@ setuptools.setup(
             "httpx>=0.28",
             *TASKS,
             *SERVING,
+            *CONSTRAINED,
             *NOTEBOOK,
         ],
     },

@@ -1,5 +1,6 @@
 """The generate command, from a workdir to text."""
 
+import re
 import subprocess
 import sys
 
@@ -56,6 +57,19 @@ def test_a_stream_prints_what_is_printed_at_once(tiny, workdir):
     assert done.stdout.decode() == f"def {text.partition(text[3:5])[0]}\n", done.stderr
 
 
+def test_texts_that_match(workdir):
+    done = run(
+        f"--workdir={workdir}",
+        "--max_new_tokens=12",
+        "--prompt=def ",
+        "--regex=(ab|c){3}-[0-9]",
+        "--n=3",
+        "--sampler=temperature(5)",
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(re.fullmatch("def (ab|c){3}-[0-9]", line) for line in done.stdout.decode().splitlines()[1::2])
+
+
 def test_beams(tiny, workdir):
     one, how = tiny("gpt2"), {"tokenizer": tokenizers.BytesTokenizer(), "max_new_tokens": 8}
     text = decode.generate(one.config, one.params, ["def "], **how, beams=3, length_penalty="gnmt(0.6)", cache="int8")[0]
@@ -90,6 +104,11 @@ def test_a_draft_changes_nothing_and_is_reported(tiny, workdir):
         (["--workdir=x", "--beams=2", "--length_penalty=power"], "--length_penalty: power needs the argument 'exponent'"),
         (["--workdir=x", "--beams=2", "--n=3"], "--n: at most --beams=2, got 3"),
         (["--workdir=x", "--stream", "--n=2"], "--stream: writes one text, not 2"),
+        (["--workdir=x", "--regex=a("], "regex: 'a(': unclosed group"),
+        (["--workdir=x", "--json_schema=/nowhere"], "--json_schema: cannot read /nowhere"),
+        (["--workdir=x", "--regex=a", "--beams=2"], "--regex: not with --beams"),
+        (["--workdir=x", "--tool=abacus"], "tool: unknown tool 'abacus' (allowed: calculator, python)"),
+        (["--workdir=x", "--prompt=a", "--prompt=b", "--suffix=c"], "--suffix: one for each of 2 prompts or none, got 1"),
         (["--workdir=x", "prompt"], "unexpected argument 'prompt'"),
     ],
 )

@@ -50,6 +50,10 @@ class LibraryTokenizer(Tokenizer):
         """The id of a token by its text, such as "<s>"."""
         return self._tokenizer.token_to_id(token)
 
+    def definition(self) -> str:
+        """The tokenizer.json, without padding and truncation."""
+        return self._tokenizer.to_str()
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.array(found.ids, np.int32) for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 

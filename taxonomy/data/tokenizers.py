@@ -48,6 +48,10 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _special(self, token: int) -> bool: ...
 
+    def pieces(self) -> list[bytes | None]:
+        """The bytes that each token adds to a text, None for those that stand for no text."""
+        raise NotImplementedError(f"{self.kind}: tokens whose bytes depend on others")
+
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [N], without `document_start`."""
         return self.encode_batch([text])[0]
@@ -92,6 +96,9 @@ class BytesTokenizer(Tokenizer):
 
     def _special(self, token: int) -> bool:
         return token == self.document_start
+
+    def pieces(self) -> list[bytes | None]:
+        return [*(bytes([byte]) for byte in range(256)), None]
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -143,6 +150,19 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _special(self, token: int) -> bool:
         return self._processor.is_control(token)
+
+    def pieces(self) -> list[bytes | None]:
+        return [self._piece(token) for token in range(self.vocab_size)]
+
+    def _piece(self, token: int) -> bytes | None:
+        model, piece = self._processor, self._processor.id_to_piece(token)
+        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+            return None
+        if model.is_byte(token):
+            byte = bytes([int(piece[3:5], 16)])  # <0x0A>
+            # No text is encoded so, and unlike other spaces it would stay at the beginning of a text.
+            return None if byte == b" " and not model.is_unknown(model.piece_to_id(SPACE_MARK)) else byte
+        return piece.replace(SPACE_MARK, " ").encode()
 
     def _write(self, directory: Path) -> dict[str, object]:
         (directory / MODEL).write_bytes(self._model)

@@ -1,12 +1,8 @@
-"""A calculator that a model calls by writing `<<48/2=`: the value is written for it, and it goes on (Cobbe et al. 2021).
-
-Cobbe et al. 2021, arXiv:2110.14168, appendix C.
-"""
+"""A calculator that a model calls by writing `<<48/2=` (Cobbe et al. 2021, arXiv:2110.14168, appendix C), see `tools`."""
 
 import ast
 import operator
 import re
-from collections.abc import Callable, Sequence
 
 CALL = re.compile(r"<<([^<>=\n]{1,200})=")
 LARGEST = 10**30  # of what is taken and given: no more is needed, and larger powers take for ever
@@ -51,36 +47,3 @@ def _value(node: ast.expr) -> int | float:
 def written(value: int | float) -> str:
     """A value as a person would write it: whole numbers without a fraction, others with at most ten digits."""
     return str(int(value)) if value == int(value) else f"{value:.10g}"
-
-
-def with_calculator(sample: Callable[[Sequence[str]], Sequence[str]], prompts: Sequence[str], calls: int = 8) -> list[str]:
-    """What a model says to each prompt, with the calculator's values instead of its own.
-
-    `sample` continues texts, as many at every time as there are prompts, so that no other number of rows has to be compiled; those
-    that make up the number are dropped. After a call the text is cut, `value>>` is written and the model goes on, at most `calls`
-    times; a call that is no arithmetic stays as the model wrote it.
-    """
-    said, open_places = [""] * len(prompts), list(range(len(prompts)))
-    for _ in range(calls + 1):
-        if not open_places:
-            break
-        surplus = len(prompts) - len(open_places)
-        new = sample([prompts[place] + said[place] for place in [*open_places, *open_places[-1:] * surplus]])
-        called = []
-        for place, text in zip(open_places, new[: len(open_places)], strict=True):
-            end, value = _first_call(text)
-            said[place] += text if end is None else f"{text[:end]}{value}>>"
-            if end is not None:
-                called.append(place)
-        open_places = called
-    return said
-
-
-def _first_call(text: str) -> tuple[int | None, str]:
-    """Where the first call of a text ends, and its value; (None, "") without one."""
-    for found in CALL.finditer(text):
-        try:
-            return found.end(), written(evaluate(found[1]))
-        except ValueError:
-            continue
-    return None, ""

@@ -12,6 +12,7 @@ from taxonomy.data import examples
 from taxonomy.inference import answers
 from taxonomy.inference.decode import Tokenizer
 from taxonomy.inference.solve import Sampler
+from taxonomy.inference.texts import text_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,9 @@ def model_sampler(
             rows = [answers.question(lengths, tokens, tokenizer, separator, room, good) for tokens in asked]
             key = jax.random.fold_in(jax.random.key(seed), turn)
             new = answers.written(plan, params, rows, tokenizer, room, condition.sampler, key)
-            said |= {place: body(_text(tokenizer, row.begun, tokens)) for place, row, tokens in zip(places, rows, new, strict=True)}
+            for place, row, tokens in zip(places, rows, new, strict=True):
+                known = [token for token in row.begun[1:] if token < tokenizer.vocab_size]
+                said[place] = body(text_after(tokenizer, known, tokens))
         return [said[place] for place in range(len(prompts))]
 
     return sample
@@ -67,10 +70,3 @@ def body(text: str) -> str:
     """The lines of a function's body: up to the first that is neither empty nor indented."""
     lines = text.splitlines(keepends=True)
     return "".join(itertools.takewhile(lambda line: not line.strip() or line[0].isspace(), lines))
-
-
-def _text(tokenizer: Tokenizer, before: list[int], tokens: Sequence[int]) -> str:
-    """The text of tokens that continue others: alone, some tokenizers would drop the space that they begin with."""
-    known = [token for token in before[1:] if token < tokenizer.vocab_size]
-    first, whole = tokenizer.decode(known), tokenizer.decode([*known, *tokens])
-    return whole.removeprefix(first) if whole.startswith(first) else tokenizer.decode(tokens)

@@ -10,10 +10,12 @@ import numpy as np
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
+from taxonomy.inference import fill, guides, speculation, steps, stops
 from taxonomy.inference import prompts as prompts_lib
-from taxonomy.inference import speculation, steps, stops
 from taxonomy.inference.drafts import Draft
+from taxonomy.inference.guides import Guide
 from taxonomy.inference.samplers import Sampler
+from taxonomy.inference.texts import text_after
 
 _EVERY = 16  # tokens between two looks for stop strings
 
@@ -49,7 +51,11 @@ def generate(
     `to_document_end`) or before the first of the strings `stop` in it, whatever tokens that is made of; what the model computes
     beyond is dropped. `how`: cache, sampler, seed, unconditional (texts), guidance and speculate of `Decoding`, beside which
     `report` is called with the `speculation.Tally` at the end; or with `beams`, where the `n` best texts of a beam search are
-    given, cache, length_penalty and early_stopping of `beams.search`.
+    given, cache, length_penalty and early_stopping of `beams.search`. With `suffixes`, one a prompt, the text is what stands
+    between prompt and suffix, for a model that learned to fill gaps.
+
+    With a `constraint` (`constraints.Constraint`) a text matches it as a whole, unless `max_new_tokens` or a stop string ends it
+    before. With `tools` (names, or `tools.Tool`s) calls that the model writes are answered in the text, as tokens of it.
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
@@ -91,10 +97,12 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     """All texts so far and which of them are complete, after every `every` tokens."""
     if every < 1:
         raise UserError(f"every: must be at least 1, got {every}")
-    rows, options = _tokens(config, prompts, tokenizer, how)
+    rows, before, options = _tokens(config, prompts, tokenizer, how)
     report = options.pop("report", None)
+    written = [row for row in before for _ in range(options.get("n", 1))]
+    rules = {"constraint": options.pop("constraint", None), "tools": options.pop("tools", ())}
+    options["guide"] = guides.guide(tokenizer, written, **rules, to_end=options["stop_token"] is not None)
     decoding = Decoding(spec.model(config.model), params, rows, **options)
-    written = [row[1:] for row in rows for _ in range(options.get("n", 1))]
     while not decoding.finished:
         decoding.advance(every)
         pairs = zip(written, decoding.tokens, strict=True)
@@ -109,20 +117,20 @@ def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how)
     """The `n` best texts of a beam search for each prompt."""
     from taxonomy.inference.beams import search
 
-    for name in ("sampler", "seed", "unconditional", "guidance", "speculate"):
+    for name in ("sampler", "seed", "unconditional", "guidance", "speculate", "constraint", "tools"):
         if name in how:
             raise UserError(f"{name}: a beam search draws nothing; give beams or {name}")
     if stop:
         raise UserError("stop: texts of a beam search end with their document; give beams or stop")
     if n > beams:
         raise UserError(f"n: a search with {beams} beams finds as many texts, fewer than n={n}")
-    rows, options = _tokens(config, prompts, tokenizer, how)
+    rows, before, options = _tokens(config, prompts, tokenizer, how)
     found = search(spec.model(config.model), params, rows, beams=beams, **options)
-    return [text_after(tokenizer, row[1:], one.tokens) for row, best in zip(rows, found, strict=True) for one in best[:n]]
+    return [text_after(tokenizer, row, one.tokens) for row, best in zip(before, found, strict=True) for one in best[:n]]
 
 
-def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]) -> tuple[list[list[int]], dict[str, Any]]:
-    """The rows that a decoder continues, and the other arguments in tokens."""
+def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]):
+    """The rows that a decoder continues, the tokens of text that stand before each new text, and the other arguments in tokens."""
     two_stacks, start = len(spec.model(config.model).stacks) > 1, tokenizer.document_start
 
     def encoded(texts: Sequence[str]) -> list[list[int]]:
@@ -133,19 +141,16 @@ def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[s
     given = encoded(prompts)
     # A decoder beside an encoder begins its own text; what it is asked is the encoder's.
     rows = [[start] for _ in prompts] if two_stacks else given
+    before = [row[1:] for row in rows]
+    if (suffixes := options.pop("suffixes", None)) is not None:
+        # A middle was encoded alone, as what stands before it was.
+        rows, before = fill.rows(config, tokenizer, prompts, suffixes), [[] for _ in prompts]
     options["inputs"] = given if two_stacks else None
     if options.get("unconditional") is not None:
         options["unconditional"] = encoded(options["unconditional"])
     options["stop_token"] = tokenizer.document_end if options.pop("to_document_end") else None
     options["dtype"] = "float32" if jax.default_backend() == "cpu" else config.train.dtype
-    return rows, options | {"vocab_size": tokenizer.vocab_size}
-
-
-def text_after(tokenizer: Tokenizer, prompt: list[int], tokens: Sequence[int]) -> str:
-    """The text of tokens that continue a prompt: alone, some tokenizers would drop the space that they begin with."""
-    tokens = [int(token) for token in tokens]
-    before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + tokens)
-    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(tokens)
+    return rows, before, options | {"vocab_size": tokenizer.vocab_size}
 
 
 def generate_tokens(
@@ -175,6 +180,7 @@ class Decoding:
         vocab_size: int | None = None,
         unconditional: Sequence[Sequence[int]] | None = None,
         guidance: float = 1.0,
+        guide: Guide | None = None,
         dtype: str = "float32",
         piece: int = 1024,
         cache: str = "exact",
@@ -190,9 +196,10 @@ class Decoding:
 
         With `unconditional`, one row for each prompt (or, with an encoder, for each row of inputs) that lacks its condition, logits
         are conditional + guidance * (conditional - unconditional): classifier-free guidance (Ho & Salimans 2022,
-        arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). With `speculate`, a draft
-        such as "prompt_lookup(tokens=4)" is checked by the model at every step, see `speculation`: that changes the speed and which
-        text a seed stands for, but not how likely a text is. Raises UserError.
+        arXiv:2207.12598; of text Sanchez et al. 2023, arXiv:2306.17806, whose weight is guidance + 1). With a `guide`, samplers see
+        the tokens alone that it allows. With `speculate`, a draft such as "prompt_lookup(tokens=4)" is checked by the model at
+        every step, see `speculation`: that changes the speed and which text a seed stands for, but not how likely a text is.
+        Raises UserError.
         """
         if isinstance(sampler, str):
             sampler = registry.create("sampler", sampler, "sampler")
@@ -203,7 +210,9 @@ class Decoding:
             raise UserError(f"n: must be at least 1, got {n}")
         if guidance != 1.0 and unconditional is None:
             raise UserError(f"guidance: {guidance} needs `unconditional`, the rows to be guided away from")
-        self._limit = max_new_tokens
+        if guide is not None and speculate is not None:
+            raise UserError("speculate: a draft knows nothing of a constraint or of tools; give one or the other")
+        self._limit, self._guide = max_new_tokens, guide
         self.tokens: list[list[int]] = [[] for _ in range(n * len(prompts))]
         self.ended = [False] * len(self.tokens)
         self._until, self._state = 0, None
@@ -213,7 +222,8 @@ class Decoding:
         if guided:
             prompts, inputs = _with_unconditional(prompts, inputs, unconditional)
         weight = np.float32(guidance) if guided else None
-        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight)
+        allowed = None if guide is None else guide.allowed()
+        self._drawing = steps.Drawing(steps.key(seed), steps.stops(stop_token), weight, allowed)
         if speculate is not None:
             options = {"max_new_tokens": max_new_tokens, "vocab_size": vocab_size, "dtype": dtype, "piece": piece, "cache": cache}
             rows = len(self.tokens) // n
@@ -238,8 +248,15 @@ class Decoding:
         if self.finished:
             return
         reached = min(len(row) for row, over in zip(self.tokens, self.ended, strict=True) if not over)
-        self._until = self._limit if tokens is None else min(self._limit, reached + tokens)
-        self._state = self._extend(self._state, self._until, self._drawing)
+        until = self._limit if tokens is None else min(self._limit, reached + tokens)
+        while not self.finished and self._until < until:
+            self._write(until if self._guide is None else self._until + 1)
+            if self._guide is not None:
+                self._follow(self._guide)
+
+    def _write(self, until: int) -> None:
+        self._until = until
+        self._state = self._extend(self._state, until, self._drawing)
         new_BN, taken_B, done_B = jax.device_get((self._state.new_BN, self._state.taken_B, self._state.done_B))
         self.tokens = [row[:count].tolist() for row, count in zip(new_BN, taken_B, strict=True)]
         self.ended = [bool(done) or self._until == self._limit for done in done_B]
@@ -249,6 +266,13 @@ class Decoding:
         """What speculation came to so far; None without."""
         found = getattr(self._state, "tally_3", None)
         return None if found is None else speculation.Tally(*found.tolist())
+
+    def _follow(self, guide: Guide) -> None:
+        """Tells the guide what was drawn, and asks what may come next."""
+        for row, token in guide.follow(self.tokens).items():
+            self.tokens[row][-1] = token
+            self._state = steps.redrawn(self._state, row, token)
+        self._drawing = self._drawing.replace(allowed_BW=guide.allowed())
 
     def end(self, rows: Sequence[bool]) -> None:
         """Ends some rows."""

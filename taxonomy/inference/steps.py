@@ -40,11 +40,15 @@ class Program:
 
 @struct.dataclass
 class Drawing:
-    """How tokens are drawn: the key of all draws, the tokens at which a row ends (S,), and the weight of guidance, if any."""
+    """How tokens are drawn: the key of all draws, the tokens at which a row ends (S,), and the weight of guidance, if any.
+
+    allowed_BW: the only tokens that may come next, of each row, if not all; eight to a byte, from the lowest bit on.
+    """
 
     key: jax.Array
     stops_S: jax.Array
     guidance: jax.Array | None = None
+    allowed_BW: jax.Array | None = None
 
 
 @struct.dataclass
@@ -201,6 +205,17 @@ def extend(program: Program, sampler: Sampler, params, state: State, until, draw
     return jax.lax.while_loop(unfinished, step, state)
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def redrawn(state: State, row, token) -> State:
+    """The state in which a row's last token is another one."""
+    counts = state.counts
+    if counts is not None:
+        new_BV = counts.new_BV.at[row, state.token_B[row]].add(-1, mode="drop").at[row, token].add(1, mode="drop")
+        counts = counts.replace(new_BV=new_BV)
+    new_BN = state.new_BN.at[row, state.step - 1].set(token)
+    return state.replace(token_B=state.token_B.at[row].set(token), new_BN=new_BN, counts=counts)
+
+
 def forward(program: Program, params, cache, tokens_RT: jax.Array, positions_RT: jax.Array) -> tuple[jax.Array, Any]:
     """Logits (R, V) after one token more in each row, or several, and the caches with them."""
     model = model_lib.build(program.model, dtype=program.dtype, spare=program.spare, scan=False)
@@ -214,6 +229,8 @@ def _drawn(program: Program, sampler: Sampler, state: State, logits_RV, drawing:
     logits_BV = logits_RV[:, : program.vocab_size]
     if drawing.guidance is not None:
         logits_BV = guided(logits_BV, drawing.guidance)
+    if drawing.allowed_BW is not None:
+        logits_BV = jnp.where(_unpacked(drawing.allowed_BW, program.vocab_size), logits_BV, -jnp.inf)
     key = jax.random.fold_in(drawing.key, state.step)
     token_B = sampler.sample(key, logits_BV, state.counts)
     done_B = state.done_B | (token_B[:, None] == drawing.stops_S).any(1)
@@ -234,6 +251,12 @@ def guided(logits: jax.Array, weight: jax.Array) -> jax.Array:
     """Logits (B, ...) of twice as many rows, the second half without their condition."""
     conditional, other = jnp.split(logits, 2)
     return conditional + weight * (conditional - other)
+
+
+def _unpacked(bits_BW: jax.Array, size: int) -> jax.Array:
+    """The first `size` bits of each row, as bools."""
+    bits_BW8 = bits_BW[..., None] >> jnp.arange(8, dtype=bits_BW.dtype)
+    return bits_BW8.reshape(bits_BW.shape[0], -1)[:, :size] & 1 == 1
 
 
 def added(counts_BV: jax.Array, tokens_BT: jax.Array, real_BT: jax.Array) -> jax.Array:

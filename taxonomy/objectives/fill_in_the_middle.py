@@ -68,15 +68,20 @@ class FillInTheMiddle(Objective):
         if not len(body) or draw[0] >= self.rate:
             return document
         before, middle, after = _cut(body, draw[2:], specials)
-        prefix, suffix, to_fill = ([specials.mark(mark)] for mark in self.marks)
-        if draw[1] >= self.spm:
-            parts = [prefix, before, suffix, after, to_fill, middle]
-        elif self.spm_order == "joint":
-            parts = [prefix, suffix, after, to_fill, before, middle]
-        else:
-            parts = [suffix, after, prefix, before, to_fill, middle]
+        question = self.question(before, after, specials, draw[1] < self.spm)
         end = [specials.ending] if last or specials.end is not None else []
-        return np.concatenate([document[:begun], *parts, end]).astype(np.int32)
+        return np.concatenate([document[:begun], question, middle, end]).astype(np.int32)
+
+    def question(self, before: np.ndarray, after: np.ndarray, specials: Specials, suffix_first: bool) -> np.ndarray:
+        """The tokens before a middle, int32 [n]: what stands before and after it, in order SPM or PSM. `specials` has the marks."""
+        prefix, suffix, to_fill = ([specials.mark(mark)] for mark in self.marks)
+        if not suffix_first:
+            parts = [prefix, before, suffix, after, to_fill]
+        elif self.spm_order == "joint":
+            parts = [prefix, suffix, after, to_fill, before]
+        else:
+            parts = [suffix, after, prefix, before, to_fill]
+        return np.concatenate(parts).astype(np.int32)
 
 
 def _cut(body: np.ndarray, draw: np.ndarray, specials: Specials) -> list[np.ndarray]:

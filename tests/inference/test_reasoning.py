@@ -2,7 +2,7 @@
 
 import pytest
 
-from taxonomy.inference.calculator import evaluate, with_calculator, written
+from taxonomy.inference.calculator import evaluate, written
 from taxonomy.inference.few_shot import FewShot
 from taxonomy.inference.voting import Vote, after, last_number, majority
 
@@ -48,24 +48,3 @@ NONSENSE = ["1/0", "x", "f(1)", "'a'*3", "9**9**9", "2**101", "10**30*10", "(-1)
 def test_what_is_no_arithmetic_is_refused(expression):
     with pytest.raises(ValueError, match=r"."):
         evaluate(expression)
-
-
-def test_the_calculator_answers_instead_of_the_model():
-    """A model that cannot divide goes on from the right value."""
-
-    def sample(texts):
-        script = {
-            "Half of 48?": " It is <<48/2=25>> 25.",
-            "Half of 48? It is <<48/2=24>>": "24. Twice that is <<24*2=",
-            "Half of 48? It is <<48/2=24>>24. Twice that is <<24*2=48>>": "48.",
-            "Why?": " Because <<x=1>>.",
-        }
-        asked.append(list(texts))
-        return [script[text] for text in texts]
-
-    asked = []
-    said = with_calculator(sample, ["Half of 48?", "Why?"])
-    assert said == [" It is <<48/2=24>>24. Twice that is <<24*2=48>>48.", " Because <<x=1>>."]
-    assert [len(texts) for texts in asked] == [2, 2, 2]  # one shape, so one program
-    endless = with_calculator(lambda texts: ["<<1+1="] * len(texts), ["a"], calls=3)
-    assert endless == ["<<1+1=2>>" * 4]
