@@ -10,22 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 peak of one device in FLOP/s, from the makers' data sheets, by a part of the device's name.
-PEAK_FLOPS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-    "TPU7x": 1154e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-}
+from taxonomy.scaling import accelerators
 
 
 def peak_flops() -> float:
@@ -33,10 +18,8 @@ def peak_flops() -> float:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return measured_matmul_flops()
-    for name, peak in PEAK_FLOPS.items():
-        if name in device.device_kind:
-            return peak * jax.device_count()
-    return float("nan")
+    found = accelerators.of_device(device.device_kind)
+    return found.flops / found.devices * jax.device_count() if found else float("nan")
 
 
 def measured_matmul_flops(size: int = 1024, seconds: float = 0.3) -> float:
