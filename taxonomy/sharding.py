@@ -73,6 +73,14 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
 
 
+def devices_of(text: str) -> int:
+    """How many devices a mesh whose sizes are all given has. Raises UserError."""
+    sizes = [part.partition(":")[2].strip() for part in filter(None, text.split(","))]
+    if not all(size.isdigit() for size in sizes):
+        raise UserError(f"config.mesh: {text!r} leaves open how many devices there are")
+    return math.prod(map(int, sizes))
+
+
 def abstract_mesh(text: str, devices: int) -> AbstractMesh:
     """The mesh that `text` describes over so many devices, none of which need be there."""
     sizes = parse_mesh(text, devices)

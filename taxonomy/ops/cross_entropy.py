@@ -107,7 +107,8 @@ def cross_entropy(
 ) -> Sums:
     """Sums of the loss over all tokens.
 
-    `chunk_tokens` bounds the tokens whose logits are alive at a time on a device; chunks divide the time axis, so a sharded batch stays so.
+    `chunk_tokens` bounds the tokens whose logits are alive at a time on a device; chunks divide the time axis, so a sharded
+    batch stays so.
     """
     if head.loss != "softmax":  # a few logits a token need no chunks
         return reference(x_BTD, head, targets_BT, weights_BT, loss)

@@ -87,7 +87,7 @@ class Estimate:
 
     @property
     def utilisation(self) -> float:
-        """Model FLOPs utilisation: the share of the peak that the model's own FLOPs are (Chowdhery et al. 2022, arXiv:2204.02311)."""
+        """Model FLOPs utilisation: the model's own FLOPs as a share of the peak (Chowdhery et al. 2022, arXiv:2204.02311)."""
         return self.model_flops * self.accelerator.devices / self.accelerator.flops / self.seconds
 
     @property

@@ -1,8 +1,8 @@
 """Where the dimensions of every array of a traced program stand on a mesh, primitive by primitive, and what moves between devices.
 
 A partitioner decides this when a program is compiled; here the same is told from the trace alone, which takes seconds for any size.
-`Place` says over which mesh axes each dimension of an array is divided. What a contraction sums over a divided dimension is added up
-over devices; an operand whose mesh axis the other operand uses for another dimension is gathered first, as fully sharded parameters
+`Place` says over which mesh axes each dimension of an array is divided. What a contraction sums over a divided dimension is added
+up over devices; an operand whose mesh axis the other operand uses for another dimension is gathered first, as fully sharded parameters
 are. Primitives that are not named here keep the axes of dimensions that keep their size.
 """
 
@@ -44,7 +44,7 @@ class Move:
 
 
 class Rules:
-    """How places flow through primitives on a mesh. `batch`: axes over which gradients are added up, to be scattered if `scattered`."""
+    """How places flow through primitives on a mesh. Sums over the axes `scattered` are left in parts, as gradients are."""
 
     def __init__(self, sizes: dict[str, int], scattered: Sequence[str] = ("fsdp",)):
         self.sizes, self.scattered = sizes, scattered

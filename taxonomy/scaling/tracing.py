@@ -5,6 +5,7 @@ others live from where they are made to their last use. A scan's body counts onc
 """
 
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
@@ -148,7 +149,8 @@ def cost(jaxpr: Any, places: list[Place], rules: Rules) -> tuple[Cost, list[Plac
         name = one.primitive.name
         for i, (value, place) in enumerate(zip(one.outvars, found, strict=True)):
             known[value] = place
-            if name in _SAME or (name in _FUSED and value not in read_whole):
+            constant = name in ("broadcast_in_dim", "iota") and all(math.prod(v.aval.shape) == 1 for v in one.invars)
+            if constant or name in _SAME or (name in _FUSED and value not in read_whole):
                 roots[value] = uses
                 if name in _SAME:
                     same[value] = same.get(one.invars[0], one.invars[0])
