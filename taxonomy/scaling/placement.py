@@ -2,8 +2,8 @@
 
 A partitioner decides this when a program is compiled; here the same is told from the trace alone, which takes seconds for any size.
 `Place` says over which mesh axes each dimension of an array is divided. What a contraction sums over a divided dimension is added
-up over devices; an operand whose mesh axis the other operand uses for another dimension is gathered first, as fully sharded parameters
-are. Primitives that are not named here keep the axes of dimensions that keep their size.
+up over devices; an operand whose mesh axis the other operand uses for another dimension is gathered first, as fully sharded
+parameters are. Primitives that are not named here keep the axes of dimensions that keep their size.
 """
 
 import dataclasses

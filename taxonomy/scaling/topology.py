@@ -57,7 +57,7 @@ def compile_step(plan: Plan, where: Slice) -> Compiled:
     started = time.perf_counter()
     devices = _devices(topologies, where)
     # Least effort: the memory is the same, in a tenth of the time.
-    before = jax.config.read("jax_optimization_level")
+    before = jax.config.jax_optimization_level
     jax.config.update("jax_optimization_level", "O0")
     try:
         trainer = make_trainer(plan, sharding.make_mesh(plan.config.mesh, devices))
