@@ -124,7 +124,7 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _size(count: float, unit: str) -> str:
+def size(count: float, unit: str) -> str:
     """The same with a unit: 1.23 MB; a billion is G there."""
     digits, letter = re.fullmatch(r"([-\d.]+)(\D?)", short(count)).groups()
     return f"{digits} {letter.replace('B', 'G')}{unit}"
@@ -175,13 +175,13 @@ def _sections(descriptions: list[dict[str, Any]]) -> Iterator[list[tuple[str, li
         row("of them in tables", lambda d: f"{d['embedding_parameters']:,}"),
         row("and in the generator", lambda d: f"{d['generator_parameters']:,}" if "generator_parameters" in d else ""),
         row("and in modules ahead", lambda d: f"{d['ahead_parameters']:,}" if "ahead_parameters" in d else ""),
-        row("forward FLOPs/token", lambda d: _size(d["flops_per_token"], "FLOP")),
-        row("training FLOPs/token", lambda d: _size(d["train_flops_per_token"], "FLOP")),
+        row("forward FLOPs/token", lambda d: size(d["flops_per_token"], "FLOP")),
+        row("training FLOPs/token", lambda d: size(d["train_flops_per_token"], "FLOP")),
         row(
             "cache bytes/token",
             lambda d: f"{d['kv_cache_bytes_per_token']:,} (bfloat16), {d['int8_cache_bytes_per_token']:,} (int8)",
         ),
-        row("cache at full context", lambda d: _size(d["kv_cache_bytes"], "B")),
+        row("cache at full context", lambda d: size(d["kv_cache_bytes"], "B")),
     ]
     default = config_lib.DEFAULTS["train"]
     yield [

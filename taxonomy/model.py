@@ -26,7 +26,7 @@ class Execution:
 
     dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
     attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
-    loss_chunk: tokens whose logits are alive at a time. spare: see `Context`.
+    loss_chunk: tokens whose logits are alive at a time on a device. spare: see `Context`.
     """
 
     dtype: str = "float32"

@@ -73,6 +73,20 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
 
 
+def devices_of(text: str) -> int:
+    """How many devices a mesh whose sizes are all given has. Raises UserError."""
+    sizes = [part.partition(":")[2].strip() for part in filter(None, text.split(","))]
+    if not all(size.isdigit() for size in sizes):
+        raise UserError(f"config.mesh: {text!r} leaves open how many devices there are")
+    return math.prod(map(int, sizes))
+
+
+def abstract_mesh(text: str, devices: int) -> AbstractMesh:
+    """The mesh that `text` describes over so many devices, none of which need be there."""
+    sizes = parse_mesh(text, devices)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
 def flax_rules() -> list[tuple[str, tuple[str, ...] | None]]:
     """The table as flax wants it, for `nn.logical_axis_rules`."""
     return [(name, axes or None) for name, axes in RULES.items()]
@@ -86,16 +100,17 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what
     taken: dict[str, str] = {}
     entries = []
     for name, size in zip(axes, shape, strict=True):
-        mesh_axes = _mesh_axes(name, size, mesh)
-        for axis in mesh_axes:
+        found = mesh_axes(name, size, mesh)
+        for axis in found:
             if axis in taken:
                 raise UserError(f"sharding: axes '{taken[axis]}' and '{name}' of {what} both map to mesh axis '{axis}'")
             taken[axis] = name
-        entries.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+        entries.append(found if len(found) > 1 else (found[0] if found else None))
     return PartitionSpec(*entries)
 
 
-def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+def mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The mesh axes that a dimension stands over: none where they do not divide it."""
     axes = tuple(a for a in RULES[name] if mesh.shape.get(a, 1) > 1) if name else ()
     return () if size % math.prod(mesh.shape[a] for a in axes) else axes
 
@@ -103,7 +118,7 @@ def _mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[
 def place(name: str, size: int, gathered: Sequence[str] = ()) -> tuple[str, ...]:
     """The mesh axes of the mesh at work that a dimension stands over, but for those that it is gathered from; () without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
-    return () if mesh.empty else tuple(a for a in _mesh_axes(name, size, mesh) if a not in gathered)
+    return () if mesh.empty else tuple(a for a in mesh_axes(name, size, mesh) if a not in gathered)
 
 
 def over(axes: Sequence[str]) -> int:

@@ -117,8 +117,7 @@ def _plot(rest: list[str]) -> None:
 
 
 def _ask(rest: list[str]) -> None:
-    from taxonomy.scaling import ask, fits, shown
-    from taxonomy.training import chips
+    from taxonomy.scaling import accelerators, ask, fits, shown
 
     _nothing_else("ask", rest)
     given, workdir = flags.FLAGS, cli.workdir()
@@ -131,7 +130,7 @@ def _ask(rest: list[str]) -> None:
     if given.chips is not None:
         if asked["flops"] is not None:
             raise UserError("--chips: says how many FLOPs there are; leave --flops out")
-        asked["flops"] = chips.slice_flops(given.chips) * given.mfu * given.hours * 3600
+        asked["flops"] = accelerators.slice_flops(given.chips) * given.mfu * given.hours * 3600
     fit = fits.load(workdir, given.method or "parametric")
     answer = ask.ask(fit, **asked)
     answer["recipe"] = ask.recipe(answer, fits.load(workdir, "hyperparameters") if fits.kept(workdir, "hyperparameters") else None)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from taxonomy import sharding
 from taxonomy.ops.losses import PLAIN, Loss, at
 
 
@@ -106,7 +107,8 @@ def cross_entropy(
 ) -> Sums:
     """Sums of the loss over all tokens.
 
-    `chunk_tokens` bounds the tokens whose logits are alive at a time; chunks divide the time axis, so a sharded batch stays so.
+    `chunk_tokens` bounds the tokens whose logits are alive at a time on a device; chunks divide the time axis, so a sharded
+    batch stays so.
     """
     if head.loss != "softmax":  # a few logits a token need no chunks
         return reference(x_BTD, head, targets_BT, weights_BT, loss)
@@ -131,7 +133,8 @@ def sample(x_BTD: jax.Array, head: Projection, uniform_BT: jax.Array, chunk_toke
 def _chunks(x_BTD: jax.Array, chunk_tokens: int) -> int:
     """How many parts the time axis falls into."""
     batch, time, _ = x_BTD.shape
-    chunks = -(-batch * time // chunk_tokens)
+    devices = sharding.over(sharding.place("batch", batch))
+    chunks = -(-batch * time // (chunk_tokens * devices))
     return next(n for n in range(min(chunks, time), time + 1) if time % n == 0)
 
 

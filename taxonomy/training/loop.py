@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from taxonomy import config as config_lib
 from taxonomy import model as model_lib
@@ -86,11 +87,11 @@ def tokenizer_recipe(config: ml_collections.ConfigDict):
     return registry.create("tokenizer", config.data.tokenizer, "config.data.tokenizer", **scalars)
 
 
-def make_trainer(plan: Plan) -> Trainer:
-    """The compiled functions of a plan on the mesh of its config."""
+def make_trainer(plan: Plan, mesh: Mesh | AbstractMesh | None = None) -> Trainer:
+    """The compiled functions of a plan on the mesh of its config, or on another one."""
     train = plan.config.train
     module = model_lib.build(plan.model, **dataclasses.asdict(plan.execution))
-    mesh = sharding.make_mesh(plan.config.mesh)
+    mesh = sharding.make_mesh(plan.config.mesh) if mesh is None else mesh
     return Trainer(module, plan.optimizer, mesh, train.clip, plan.loss, plan.parts.shape, train.ahead)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from taxonomy.training.chips import PEAK_FLOPS
+from taxonomy.scaling import accelerators
 
 
 def peak_flops() -> float:
@@ -18,10 +18,8 @@ def peak_flops() -> float:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return measured_matmul_flops()
-    for name, peak in PEAK_FLOPS.items():
-        if name in device.device_kind:
-            return peak * jax.device_count()
-    return float("nan")
+    found = accelerators.of_device(device.device_kind)
+    return found.flops / found.devices * jax.device_count() if found else float("nan")
 
 
 def measured_matmul_flops(size: int = 1024, seconds: float = 0.3) -> float:

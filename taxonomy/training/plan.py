@@ -4,12 +4,14 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import ml_collections
 
 from taxonomy import model, registry, sharding, spec
 from taxonomy.data.mixture import Mixture
 from taxonomy.errors import UserError, nearest
 from taxonomy.layers.experts import IMPLEMENTATIONS
+from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Lengths, Objective, check
 from taxonomy.ops.losses import Loss
 from taxonomy.stack import REMAT_POLICIES
@@ -130,6 +132,16 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         evaluate_every=Duration.parse(config.evaluation.every, "config.evaluation.every").steps(steps, per_step),
         checkpoint_every=Duration.parse(config.checkpoint.every, "config.checkpoint.every").steps(steps, per_step),
     )
+
+
+def abstract_batch(plan: Plan, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of so many sequences."""
+    from taxonomy.data.examples import arrange
+
+    empty = arrange([], plan.objective, plan.lengths, rows=1)
+    if isinstance(plan.objective, Causal):
+        del empty["weights"]
+    return {name: jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype) for name, array in empty.items()}
 
 
 def _objective(sentence: str, parsed: spec.Model) -> Objective:

@@ -9,7 +9,6 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from taxonomy.inference.answers import Answer, answer, scores
@@ -17,7 +16,7 @@ from taxonomy.objectives.causal import Causal
 from taxonomy.training import metrics
 from taxonomy.training.loop import Run, evaluate, make_trainer, specials
 from taxonomy.training.parts import apart
-from taxonomy.training.plan import make_plan
+from taxonomy.training.plan import abstract_batch, make_plan
 
 
 def finish(run: Run) -> dict:
@@ -195,8 +194,6 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trainer.abstract) if hasattr(leaf.dtype, "itemsize")
     )
     rows = plan.batches.sequences(0)
-    shapes = {"tokens": jnp.int32, "targets": jnp.int32, "positions": jnp.int32, "segments": jnp.int32}
-    batch = {k: jax.ShapeDtypeStruct((rows, plan.context), dtype) for k, dtype in shapes.items()}
     print(f"{config.name}: {count:,} parameters, {state / 2**30:.2f} GiB of state")
     for name, layers in plan.model.stacks.items():
         print(f"  {name:<18} {layers}")
@@ -210,7 +207,7 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     print(f"  learning rate      {plan.learning_rate(0):.2e} at first, {plan.learning_rate(plan.steps - 1):.2e} at last")
     print(f"  mesh               {config.mesh} over {jax.device_count()} device(s)")
     started = time.perf_counter()
-    compiled = trainer.lower(batch, plan.microbatches(0)).compile()
+    compiled = trainer.lower(abstract_batch(plan, rows), plan.microbatches(0)).compile()
     memory = compiled.memory_analysis()
     peak = f", {memory.temp_size_in_bytes / 2**30:.2f} GiB of temporaries" if memory else ""
     print(f"  compiled           in {time.perf_counter() - started:.1f} s{peak}")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from taxonomy import sharding
 from taxonomy.layers import routing
@@ -41,7 +41,7 @@ class Trainer:
         self,
         model: Transformer,
         optimizer: Optimizer,
-        mesh: Mesh,
+        mesh: Mesh | AbstractMesh,
         clip: float | None = 1.0,
         loss: Loss = PLAIN,
         parts: tuple[int, int] = (1, 1),
@@ -103,15 +103,22 @@ class Trainer:
         with self.scope():
             return self._evaluate(params, batch)
 
-    def lower(self, batch: Batch, microbatches: int = 1) -> Any:
-        """The step lowered for abstract arrays, for tests and plans."""
+    def trace(self, batch: Batch, microbatches: int = 1) -> Any:
+        """The step traced for abstract arrays, on a mesh that may be abstract: for plans."""
         with self.scope():
-            return self._step.lower(self.abstract, batch, jnp.float32(0), microbatches)
+            return self._step.trace(self.abstract, batch, jax.ShapeDtypeStruct((), jnp.float32), microbatches)
+
+    def lower(self, batch: Batch, microbatches: int = 1, platform: str | None = None) -> Any:
+        """The step lowered for abstract arrays, for tests and plans; for another platform than JAX's own where one is named."""
+        traced = self.trace(batch, microbatches)
+        with self.scope():
+            return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
     def scope(self) -> Any:
         """The mesh and the axis rules that logical constraints are read under."""
         stack = contextlib.ExitStack()
-        stack.enter_context(jax.set_mesh(self.mesh))
+        abstract = isinstance(self.mesh, AbstractMesh)
+        stack.enter_context(jax.sharding.use_abstract_mesh(self.mesh) if abstract else jax.set_mesh(self.mesh))
         stack.enter_context(nn.logical_axis_rules(sharding.flax_rules()))
         return stack
 

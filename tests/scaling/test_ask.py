@@ -5,9 +5,8 @@ import pytest
 
 from scaling.common import LAW, planned
 from taxonomy.errors import UserError
-from taxonomy.scaling import ask, fits, hyperparameters, parametric
+from taxonomy.scaling import accelerators, ask, fits, hyperparameters, parametric
 from taxonomy.scaling.fits import Options
-from taxonomy.training import chips
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +71,12 @@ def test_the_nearest_size_of_a_family(kept):
 
 
 def test_chips():
-    assert chips.slice_flops("v5p-256") == 128 * 459e12
-    assert chips.slice_flops("v3-8") == 8 * 61.5e12
-    assert chips.slice_flops("H100-8") == 8 * 989e12
+    assert accelerators.slice_flops("v5p-256") == 128 * 459e12
+    assert accelerators.slice_flops("v3-8") == 8 * 61.5e12
+    assert accelerators.slice_flops("H100-8") == 8 * 989e12
     for name, message in (("v5p", "a kind and a number"), ("v9-8", "got 'v9-8'"), ("v4-7", "not a multiple of 2")):
         with pytest.raises(UserError, match=message):
-            chips.slice_flops(name)
+            accelerators.slice_flops(name)
 
 
 def test_samples_that_failed_do_not_count(kept):

@@ -1,0 +1,159 @@
+"""What a training step needs and how long it takes on a mesh of accelerators, told from its trace: no device, no compiler.
+
+State is exact; memory beside it, FLOPs and what moves between devices follow the trace (`tracing`). Time is a model of three
+ceilings. Products reach a share of the peak; gathers and scatters of parameters and gradients go on beside them; sums and exchanges
+of activations stand in their way.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from taxonomy import sharding
+from taxonomy.scaling import tracing
+from taxonomy.scaling.accelerators import Accelerator
+from taxonomy.scaling.accounting import train_flops_per_token
+from taxonomy.scaling.placement import Place, Rules
+from taxonomy.training.loop import make_trainer
+from taxonomy.training.plan import Plan, abstract_batch
+
+# The share of the peak that large products of a training step reach, with what stands between them.
+EFFICIENCY = 0.75
+# The share of a chip's memory that a program may use; the rest is the runtime's.
+USABLE = 0.96
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """All collectives of one kind over the same mesh axes. bytes: of one device's results. seconds: of sending them."""
+
+    kind: str
+    axes: tuple[str, ...]
+    bytes: float
+    seconds: float
+    beside: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Of one step. Bytes and FLOPs are those of one device.
+
+    temporary: gradients and activations. flops: what is computed, with recomputation and what masks leave out. model_flops: what
+    the model needs, see `accounting`. touched: bytes that products read and write.
+    """
+
+    devices: int
+    parameters: int
+    optimizer: int
+    batch: int
+    temporary: float
+    flops: float
+    model_flops: float
+    touched: float
+    moved: tuple[Moved, ...]
+    alive: tuple[tuple[float, str], ...]
+    accelerator: Accelerator
+
+    @property
+    def arguments(self) -> int:
+        """What the step is given, with its learning rate."""
+        return self.parameters + self.optimizer + self.batch + 4
+
+    @property
+    def bytes(self) -> float:
+        return self.arguments + self.temporary
+
+    @property
+    def room(self) -> float:
+        """Bytes of a device's memory that a program may use."""
+        return USABLE * self.accelerator.memory / self.accelerator.devices
+
+    @property
+    def fits(self) -> bool:
+        return self.bytes <= self.room
+
+    @property
+    def compute_seconds(self) -> float:
+        one = self.accelerator
+        return max(self.flops / (EFFICIENCY * one.flops), self.touched / one.bandwidth) * one.devices
+
+    @property
+    def seconds(self) -> float:
+        """Of the step."""
+        beside = sum(one.seconds for one in self.moved if one.beside)
+        return max(self.compute_seconds, beside) + sum(one.seconds for one in self.moved if not one.beside)
+
+    @property
+    def utilisation(self) -> float:
+        """Model FLOPs utilisation: the model's own FLOPs as a share of the peak (Chowdhery et al. 2022, arXiv:2204.02311)."""
+        return self.model_flops * self.accelerator.devices / self.accelerator.flops / self.seconds
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs for each byte that products touch."""
+        return self.flops / self.touched
+
+
+def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerator, traced: Any = None) -> Estimate:
+    """The step of the full batch on this mesh. `traced`: the step traced before, for a mesh on which the same axes are at work."""
+    trainer, microbatches = make_trainer(plan, mesh), plan.microbatches(plan.steps)
+    batch = abstract_batch(plan, plan.batches.full)
+    jaxpr = (trainer.trace(batch, microbatches) if traced is None else traced).jaxpr
+    rules = Rules(dict(mesh.shape))
+    own = sharding.batch_sharding(mesh)
+    places = [
+        _place(array, place)
+        for array, place in zip(jax.tree.leaves(trainer.abstract), jax.tree.leaves(trainer.shardings), strict=True)
+    ]
+    places += [_place(array, own) for array in jax.tree.leaves(batch)]
+    cost, *_ = tracing.cost(getattr(jaxpr, "jaxpr", jaxpr), [rules.real(place) for place in (*places, Place(()))], rules)
+    parameters, state = _bytes(trainer.abstract.params, trainer.shardings.params), _bytes(trainer.abstract, trainer.shardings)
+    tokens = plan.batches.full * plan.context
+    return Estimate(
+        devices=mesh.size,
+        parameters=parameters,
+        optimizer=state - parameters,
+        batch=sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) // sharding.batch_divisor(mesh),
+        temporary=cost.peak,
+        flops=cost.flops,
+        model_flops=train_flops_per_token(plan.model, plan.context) * tokens / mesh.size,
+        touched=cost.touched,
+        moved=tuple(_moved(cost, rules, accelerator, mesh.size)),
+        alive=cost.alive,
+        accelerator=accelerator,
+    )
+
+
+def _bytes(abstract: Any, shardings: Any) -> int:
+    """Of one device's part of arrays."""
+
+    def one(array, place) -> int:
+        # A key is two words.
+        size = 8 if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else array.dtype.itemsize
+        return math.prod(place.shard_shape(array.shape)) * size
+
+    return sum(jax.tree.leaves(jax.tree.map(one, abstract, shardings)))
+
+
+def _place(array: Any, where: jax.sharding.NamedSharding) -> Place:
+    entries = [*where.spec, *[None] * (len(array.shape) - len(where.spec))]
+    return Place(tuple(() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in entries))
+
+
+def _moved(cost: tracing.Cost, rules: Rules, accelerator: Accelerator, devices: int):
+    total: dict[tuple, list[float]] = {}
+    chips = devices / accelerator.devices
+    for move, count in cost.moved.items():
+        axes = tuple(axis for axis in sharding.MESH_AXES if axis in move.axes)
+        speed = accelerator.sending(chips, rules.over(axes)) / accelerator.devices
+        size, seconds = total.setdefault((move.kind, axes), [0.0, 0.0])
+        total[move.kind, axes] = [
+            size + count * move.elements * move.itemsize,
+            seconds + count * tracing.sent(move, rules) / speed,
+        ]
+    for (kind, axes), (size, seconds) in sorted(total.items(), key=lambda item: -item[1][1]):
+        # Parameters are gathered, and gradients added up, while something else is computed.
+        beside = not set(axes) & {"tensor", "expert", "sequence"}
+        yield Moved(kind, axes, size, seconds, beside)

@@ -1,0 +1,297 @@
+"""What a traced program costs every device of a mesh: FLOPs, what moves between devices, and the memory that it needs at a time.
+
+Memory follows the order of the trace. Arrays that only elementwise operations read are taken as fused into what reads them; all
+others live from where they are made to their last use. A scan's body counts once, beside all that the scan gives.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from typing import Any
+
+from taxonomy.scaling.placement import Axes, Move, Place, Rules
+
+# Read and written by what is fused around them.
+_FUSED = frozenset(
+    [
+        "abs",
+        "add",
+        "and",
+        "asin",
+        "atan2",
+        "broadcast_in_dim",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "copy",
+        "cos",
+        "convert_element_type",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "iota",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "pad",
+        "population_count",
+        "pow",
+        "random_bits",
+        "random_wrap",
+        "random_unwrap",
+        "threefry2x32",
+        "real",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "slice",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+        "pvary",
+        "add_any",
+        "concatenate",
+        "rev",
+        "name",
+    ]
+)
+_SAME = frozenset(["reshape", "transpose", "squeeze", "expand_dims", "sharding_constraint", "copy_p", "name", "stop_gradient"])
+
+
+_SHOWN = 12
+
+
+@dataclasses.dataclass
+class Cost:
+    """Of one device. flops: of matrix products. touched: bytes that these read and write. peak: bytes alive at a time.
+
+    alive: of what these are made, the largest first.
+    """
+
+    flops: float = 0.0
+    touched: float = 0.0
+    moved: Counter[Move] = dataclasses.field(default_factory=Counter)
+    peak: float = 0.0
+    alive: tuple[tuple[float, str], ...] = ()
+
+    def add(self, other: "Cost", times: float = 1) -> None:
+        """All but the peak."""
+        self.flops += times * other.flops
+        self.touched += times * other.touched
+        for move, count in other.moved.items():
+            self.moved[move] += times * count
+
+
+class _Value:
+    """An array of a trace whose calls are written out."""
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+
+@dataclasses.dataclass(frozen=True)
+class _Equation:
+    """One of them: the same that a jaxpr has."""
+
+    primitive: Any
+    params: dict[str, Any]
+    invars: list[_Value]
+    outvars: list[_Value]
+
+
+def cost(jaxpr: Any, places: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
+    """The cost of a jaxpr whose inputs stand at these places, the places of its results, and what each of these is the same as.
+
+    The peak is without inputs and results: they live in the buffers of who asks.
+    """
+    given, equations, results = _written_out(jaxpr)
+    known = {value: _nowhere(value) for value in given} | dict(zip(given, places, strict=False))
+    read_whole = {value for one in equations if one.primitive.name not in _FUSED for value in one.invars} | set(results)
+    # Which arrays in memory a value is made of; what it is the same as but for its shape; bytes of what has memory of its own.
+    roots: dict[_Value, frozenset] = {}
+    same: dict[_Value, Any] = {}
+    sizes: dict[_Value, float] = {}
+    total, steps, nothing = Cost(), [], frozenset()
+    for one in equations:
+        found_given = [known.setdefault(value, _nowhere(value)) for value in one.invars]
+        inner, found, alike = _one(one, found_given, rules)
+        total.add(inner)
+        uses = nothing.union(*(roots.get(value, nothing) for value in one.invars))
+        name = one.primitive.name
+        for i, (value, place) in enumerate(zip(one.outvars, found, strict=True)):
+            known[value] = place
+            constant = name in ("broadcast_in_dim", "iota") and all(math.prod(v.aval.shape) == 1 for v in one.invars)
+            if constant or name in _SAME or (name in _FUSED and value not in read_whole):
+                roots[value] = uses
+                if name in _SAME:
+                    same[value] = same.get(one.invars[0], one.invars[0])
+                continue
+            roots[value] = frozenset([value])
+            sizes[value] = 0.0 if alike and alike[i] in alike[:i] else _bytes(value, place, rules)
+        steps.append((uses, [value for value in one.outvars if value in sizes], inner))
+    kept = nothing.union(*(roots.get(value, nothing) for value in results))
+    total.peak, total.alive = _peak(steps, sizes, kept)
+    return total, [known.get(value, _nowhere(value)) for value in results], [same.get(value, value) for value in results]
+
+
+def _written_out(jaxpr: Any) -> tuple[list[_Value], list[_Equation], list[_Value]]:
+    """Inputs, equations and results of a jaxpr, with the equations of what it calls in place of the calls."""
+    equations: list[_Equation] = []
+
+    def write(jaxpr: Any, given: list[_Value]) -> list[_Value]:
+        values = dict(zip(jaxpr.invars, given, strict=True))
+
+        def value(variable: Any) -> _Value:
+            if hasattr(variable, "val"):
+                return _Value(variable.aval)
+            return values.setdefault(variable, _Value(variable.aval))
+
+        for equation in jaxpr.eqns:
+            taken, name = [value(v) for v in equation.invars], equation.primitive.name
+            inner = None if name in ("scan", "while", "cond", "shard_map") else _called(equation)
+            if inner is not None:
+                values |= zip(equation.outvars, write(inner, taken), strict=True)
+            else:
+                made = [value(v) for v in equation.outvars]
+                equations.append(_Equation(equation.primitive, equation.params, taken, made))
+        return [value(v) for v in jaxpr.outvars]
+
+    given = [_Value(v.aval) for v in jaxpr.invars]
+    return given, equations, write(jaxpr, given)
+
+
+def _called(equation: Any) -> Any:
+    """The jaxpr that an equation calls, if it is a call."""
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return getattr(inner, "jaxpr", inner)
+
+
+def _peak(steps: list, sizes: dict, kept: frozenset) -> tuple[float, tuple[tuple[float, str], ...]]:
+    """Bytes alive at a time, and of what; `kept` are not counted."""
+    last: dict[Any, int] = {}
+    for i, (uses, made, _) in enumerate(steps):
+        last |= dict.fromkeys((*made, *(value for value in uses if value in sizes)), i)
+    ending: dict[int, list] = {}
+    for value, i in last.items():
+        ending.setdefault(i, []).append(value)
+    alive: dict[Any, float] = {}
+    now, highest, found = 0.0, 0.0, ()
+    for i, (_, made, inner) in enumerate(steps):
+        alive |= {value: sizes[value] for value in made if value not in kept}
+        now = sum(alive.values())
+        if now + inner.peak > highest:
+            own = tuple((size, value.aval.str_short()) for value, size in alive.items())
+            highest, found = now + inner.peak, tuple(sorted(own + inner.alive, reverse=True)[:_SHOWN])
+        for value in ending.get(i, ()):
+            alive.pop(value, None)
+    return highest, found
+
+
+def _one(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
+    """The cost of one equation, whose peak is what it needs beside its results; where these stand; which of them are the same."""
+    name, params = one.primitive.name, one.params
+    if name == "scan":
+        return _scan(one, given, rules)
+    if name == "while":
+        inner, found, _ = cost(params["body_jaxpr"].jaxpr, given[params["cond_nconsts"] :], rules)
+        return inner, found, []
+    if name == "cond":
+        branches = [cost(branch.jaxpr, given[1:], rules) for branch in params["branches"]]
+        inner, found, _ = max(branches, key=lambda branch: branch[0].flops)
+        return inner, found, []
+    if name == "shard_map":
+        inner = params["jaxpr"]
+        alone, *_ = cost(inner, [_nowhere(v) for v in inner.invars], Rules(dict.fromkeys(rules.sizes, 1)))
+        return alone, [_of_spec(spec, v) for spec, v in zip(params["out_specs"], one.outvars, strict=True)], []
+    places, moves, flops = rules.apply(one, given)
+    total = Cost(flops=flops, moved=Counter(moves))
+    if flops:
+        total.touched = sum(_bytes(v, p, rules) for v, p in zip((*one.invars, *one.outvars), (*given, *places), strict=True))
+        total.peak = sum(move.elements * move.itemsize for move in moves if move.kind in ("all-gather", "reduce-scatter"))
+    return total, places, []
+
+
+def _scan(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
+    params = one.params
+    consts, carries = params["num_consts"], params["num_carry"]
+    body = params["jaxpr"].jaxpr
+    slices = [Place(place.dims[1:], place.anywhere) for place in given[consts + carries :]]
+    carried = given[consts : consts + carries]
+    for _ in range(3):  # until what is carried stands where it stood
+        inner, found, alike = cost(body, [*given[:consts], *carried, *slices], rules)
+        after = [_common(before, now) for before, now in zip(carried, found[:carries], strict=True)]
+        if after == carried:
+            break
+        carried = after
+    total = Cost(peak=inner.peak, alive=inner.alive)
+    total.add(inner, params["length"])
+    return total, [*carried, *(Place(((), *place.dims), place.anywhere) for place in found[carries:])], alike
+
+
+def _common(one: Place, other: Place) -> Place:
+    dims = tuple(
+        tuple(a for a in x if a in y) or (y if not x and not set(y) & set(one.axes) else ())
+        for x, y in zip(one.dims, other.dims, strict=True)
+    )
+    return Place(dims, one.anywhere or other.anywhere)
+
+
+def _nowhere(variable: Any) -> Place:
+    return Place(((),) * len(getattr(variable.aval, "shape", ())))
+
+
+def _of_spec(spec: Any, variable: Any) -> Place:
+    entries = [*spec, *[None] * (len(variable.aval.shape) - len(spec))]
+    return Place(tuple(() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in entries))
+
+
+def _bytes(variable: Any, place: Place, rules: Rules) -> float:
+    return rules.elements(variable.aval.shape, place) * getattr(variable.aval.dtype, "itemsize", 8)
+
+
+def by_axes(moved: Counter[Move]) -> dict[tuple[str, Axes], float]:
+    """Bytes of one device's results, by kind of collective and mesh axes."""
+    total: Counter = Counter()
+    for move, count in moved.items():
+        total[move.kind, move.axes] += count * move.elements * move.itemsize
+    return dict(total)
+
+
+def sent(move: Move, rules: Rules) -> float:
+    """Bytes that one device sends in a ring for this collective."""
+    n, size = rules.over(move.axes), move.elements * move.itemsize
+    share = (n - 1) / n if n > 1 else 0.0
+    factor = {"all-reduce": 2.0, "all-to-all": 0.25 if n > 2 else 1.0, "collective-permute": 1.0 / share if share else 0.0}
+    return size * share * factor.get(move.kind, 1.0)
+
+
+__all__ = ["Cost", "Rules", "by_axes", "cost", "sent"]

@@ -1,0 +1,131 @@
+"""What a plan says of a step against what the compiler says of the same step, and the rules by which arrays are placed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from taxonomy import config as config_lib
+from taxonomy import sharding
+from taxonomy.scaling import accelerators, tracing
+from taxonomy.scaling.accounting import forward_flops_per_token
+from taxonomy.scaling.estimate import estimate
+from taxonomy.scaling.placement import Place, Rules
+from taxonomy.training.loop import make_trainer
+from taxonomy.training.plan import abstract_batch, make_plan
+
+H100 = accelerators.find("h100")
+
+
+def both(name: str, overrides: dict):
+    """An estimate for a mesh of 8 devices, and the compiled step."""
+    plan = make_plan(config_lib.load_config(name, overrides), 8)
+    mesh = plan.config.mesh
+    lowered = make_trainer(plan).lower(abstract_batch(plan, plan.batches.full), plan.microbatches(plan.steps))
+    return estimate(plan, sharding.abstract_mesh(mesh, 8), H100), lowered.compile()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        (
+            "llama:tiny",
+            {
+                "mesh": "fsdp:4,tensor:2",
+                "train.remat": "full",
+                "model.d_model": 128,
+                "model.context": 256,
+                "model.decoder": "6*block",
+                "train.batch_tokens": 8192,
+            },
+        ),
+        ("gpt2:tiny", {"mesh": "data:2,fsdp:4", "train.remat": "dots", "model.d_model": 128, "train.batch_tokens": 8192}),
+        ("palm:tiny", {"mesh": "fsdp:8", "train.batch_tokens": 8192, "train.microbatch_tokens": 2048}),
+        ("t5:tiny", {"mesh": "data:4,tensor:2", "train.batch_tokens": 8192}),
+        ("bert:tiny", {"mesh": "data:8", "train.batch_tokens": 8192}),
+        ("gemma3:tiny", {"mesh": "fsdp:4,tensor:2", "train.batch_tokens": 8192}),
+    ],
+)
+def test_memory_is_what_the_compiler_says(name, overrides):
+    said, compiled = both(name, overrides)
+    memory = compiled.memory_analysis()
+    assert said.arguments == memory.argument_size_in_bytes
+    assert said.temporary == pytest.approx(memory.temp_size_in_bytes, rel=0.2)
+
+
+def test_flops_are_those_of_the_formula():
+    """Every product three times; under full remat those of the blocks once more, but for the last, whose result nothing reads."""
+    size = {"mesh": "data:4,tensor:2", "train.attention": "reference", "train.batch_tokens": 2048}
+    found = {}
+    for remat in ("none", "full"):
+        plan = make_plan(config_lib.load_config("gpt2:tiny", size | {"train.remat": remat}), 8)
+        found[remat] = estimate(plan, sharding.abstract_mesh(plan.config.mesh, 8), H100)
+    forward = forward_flops_per_token(plan.model, plan.context, masked=False) * 2048 / 8
+    head = 2 * plan.model.d_model * plan.model.vocab * 2048 / 8
+    assert found["none"].flops == pytest.approx(3 * forward, rel=1e-6)
+    last = 2 * len(plan.model.decoder) * 4 * plan.model.d_model**2 * 2048 / 8
+    assert found["full"].flops == pytest.approx(4 * forward - head - last, rel=1e-6)
+    assert found["none"].model_flops == found["full"].model_flops
+
+
+RULES = Rules({"data": 2, "fsdp": 4, "tensor": 2})
+
+
+def placed(function, *arguments):
+    """Costs and places of a function of arrays given as (shape, the mesh axes of each dimension)."""
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape, _ in arguments]
+    places = [Place(tuple((axis,) if axis else () for axis in axes)) for _, axes in arguments]
+    cost, found, _ = tracing.cost(jax.make_jaxpr(function)(*arrays).jaxpr, places, RULES)
+    return cost, found[0], tracing.by_axes(cost.moved)
+
+
+def test_a_sum_over_a_divided_dimension_is_added_up():
+    cost, place, moved = placed(jnp.matmul, ((64, 32), ("data", "tensor")), ((32, 16), ("tensor", None)))
+    assert place == Place((("data",), ())) and moved == {("all-reduce", ("tensor",)): 32 * 16 * 4}
+    assert cost.flops == 2 * 64 * 32 * 16 / 4
+
+
+def test_a_fully_sharded_parameter_is_gathered():
+    cost, place, moved = placed(jnp.matmul, ((64, 32), ("fsdp", None)), ((32, 16), ("fsdp", "tensor")))
+    assert place == Place((("fsdp",), ("tensor",))) and moved == {("all-gather", ("fsdp",)): 32 * 8 * 4}
+    assert cost.flops == 2 * 64 * 32 * 16 / 8 and cost.peak == 32 * 8 * 4
+
+
+def test_gradients_of_parameters_are_left_in_parts():
+    _, place, moved = placed(lambda x, y: x.T @ y, ((64, 32), ("fsdp", None)), ((64, 16), ("fsdp", None)))
+    assert place == Place(((), ()), ("fsdp",)) and moved == {("reduce-scatter", ("fsdp",)): 32 * 16 * 4}
+
+
+@pytest.mark.parametrize(
+    ("function", "axes"),
+    [
+        (lambda x: x.reshape(8, 4, 4, 6), (("data",), ("tensor",), (), ())),
+        (lambda x: x.reshape(8, 96), (("data",), ("tensor",))),
+        (lambda x: x.swapaxes(0, 1), (("tensor",), ("data",), ())),
+        (lambda x: jnp.exp(x)[None] * 2, ((), ("data",), ("tensor",), ())),
+        (lambda x: x.sum(2), (("data",), ("tensor",))),
+    ],
+)
+def test_dimensions_keep_their_place(function, axes):
+    cost, place, moved = placed(function, ((8, 16, 6), ("data", "tensor", None)))
+    assert place.dims == axes and not moved and not cost.flops
+
+
+def test_a_scan_counts_every_turn_and_what_it_keeps():
+    def layers(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), x), x, weights)[1]
+
+    cost, place, moved = placed(layers, ((64, 32), ("data", None)), ((5, 32, 32), (None, "tensor", None)))
+    assert place == Place(((), ("data",), ()))
+    assert cost.flops == 5 * 2 * 64 * 32 * 32 / 2 / 2 and moved == {("all-reduce", ("tensor",)): 5 * 32 * 32 * 4}
+
+
+def test_every_accelerator_has_a_name_in_jax():
+    for kind, name in (
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v4", "v4"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("TPU v6 lite", "v6e"),
+    ):
+        assert accelerators.of_device(kind).name == name
+    assert accelerators.of_device("cpu") is None
