@@ -1,6 +1,6 @@
 """Whether a run fits its accelerators and how fast it will be, before there are any.
 
-    python -m taxonomy.plan --config=configs/palm.py:540b --mesh=fsdp:256,tensor:24 --accelerator=v4    from the trace, in seconds
+    python -m taxonomy.plan --config=palm:540b --mesh=fsdp:256,tensor:24 --accelerator=v4         from the trace, in seconds
     python -m taxonomy.plan --config=palm:8b --mesh=fsdp:16,tensor:4 --topology=v4:4x4x4 --compile       by the TPU's own compiler
 
 Exit code 2 when it does not fit.

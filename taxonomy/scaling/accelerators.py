@@ -15,8 +15,9 @@ class Accelerator:
 
     flops: dense bfloat16 FLOP/s. memory: bytes of its own. bandwidth: bytes/s between the two. link: bytes/s that it can send to
     neighbours in its slice or node, all links together, one direction. network: bytes/s that it can send beyond. links: how many
-    ways of a torus `link` is spread over, or 1 where a switch gives all of it to any neighbour. devices: what JAX calls a device,
-    so many a chip. kind: a part of the name that JAX gives to such devices. group: chips that `link` connects at most.
+    ways of a torus `link` is spread over, or 1 where any neighbour can be sent all of it. group: chips that `link` connects at
+    most. kind: a part of the name that JAX gives to its devices. devices: what JAX calls a device, so many a chip. cores: what the
+    number in a slice's name counts, so many a chip: v5p-256 is 128 chips.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Accelerator:
     def sending(self, chips: int, axis: int) -> float:
         """Bytes/s that a chip can send around a ring of `axis` among all `chips` of a mesh.
 
-        A ring within a slice has two links of a torus, both ways; within a node it has the switch. One that leaves either has the
+        A ring within a slice has two links of a torus, both ways; within a node it has all of `link`. One that leaves either has the
         network.
         """
         if chips > self.group and (self.links == 1 or axis > self.group):
