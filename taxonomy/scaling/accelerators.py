@@ -36,8 +36,8 @@ class Accelerator:
     def sending(self, chips: int, axis: int) -> float:
         """Bytes/s that a chip can send around a ring of `axis` among all `chips` of a mesh.
 
-        A ring within a slice has two links of a torus, both ways; within a node it has all of `link`. One that leaves either has the
-        network.
+        A ring within a slice has two links of a torus, both ways; within a node it has all of `link`. One that leaves either has
+        the network.
         """
         if chips > self.group and (self.links == 1 or axis > self.group):
             return self.network
