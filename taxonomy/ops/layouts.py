@@ -15,6 +15,7 @@ devices stand on all of them, and every device computes its own experts.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,12 @@ from jax.sharding import PartitionSpec
 
 from taxonomy import sharding
 from taxonomy.ops.dispatch import Assignments, Slots, ranks
-from taxonomy.ops.grouped_matmul import Groups, Place
+from taxonomy.ops.grouped_matmul import Groups, Place, Rows
 
-# Rows of a block at most; about half of what an expert gets wastes little, and more are no faster.
+# Rows of a block at most; more are no faster.
 _BLOCK = 128
+# With fewer rows on average, experts have no slots: reading the matrices of all would cost more than copying those in use.
+_FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +71,12 @@ class Layout:
     groups: Groups
     peers: Peers
 
-    def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+    def gather(self, x_BTD: jax.Array, weigh: bool) -> Rows:
         """The rows that experts compute, as `groups` say, weighted if told."""
         specs = PartitionSpec(self.peers.batch), PartitionSpec(self._slots())
         return sharding.locally(lambda x_BTD, slots: self._gather(x_BTD, slots, weigh), specs, self._rows())(x_BTD, self.slots)
 
-    def scatter(self, y: jax.Array, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+    def scatter(self, y: Rows, x_BTD: jax.Array, weigh: bool) -> jax.Array:
         """The sum of what experts made of each token, weighted if told, (B, T, D); zeros for tokens that none took."""
         rows, time, _ = x_BTD.shape
         rows //= sharding.over(self.peers.batch)
@@ -93,11 +96,11 @@ class Layout:
         """Where rows for experts stand."""
         raise TypeError("a subclass defines _rows")
 
-    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> Rows:
         """`gather` of a device's part."""
         raise TypeError("a subclass defines _gather")
 
-    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+    def _scatter(self, y: Rows, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
         """`scatter` of a device's part, to so many rows of the batch."""
         raise TypeError("a subclass defines _scatter")
 
@@ -114,8 +117,9 @@ class WithCapacity(Layout):
     def _rows(self) -> PartitionSpec:
         return PartitionSpec(self.peers.experts, self.peers.others)
 
-    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
-        rows_BECD = slots.gather(x_BTD, weigh).reshape(x_BTD.shape[0], self.groups.count, -1, x_BTD.shape[2])
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> Rows:
+        (rows_BSD,) = slots.gather(x_BTD, weigh)
+        rows_BECD = rows_BSD.reshape(x_BTD.shape[0], self.groups.count, -1, x_BTD.shape[2])
         if self.peers.exchange:
             rows_BECD = jax.lax.all_to_all(rows_BECD, self.peers.experts, split_axis=1, concat_axis=0, tiled=True)
         elif self.peers.experts:
@@ -130,7 +134,7 @@ class WithCapacity(Layout):
             first, _ = self.peers.own(self.groups.count)
             everyone = jnp.zeros((rows, self.groups.count, *y_BECD.shape[2:]), y.dtype)
             y_BECD = jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(everyone, y_BECD, first, 1), self.peers.experts)
-        return slots.scatter(y_BECD.reshape(rows, slots.size, -1), time, weigh)
+        return slots.scatter((y_BECD.reshape(rows, slots.size, -1),), time, weigh)
 
 
 def with_capacity(assignments: Assignments, experts: int, capacity: int, room_B: jax.Array | None = None) -> WithCapacity:
@@ -144,14 +148,14 @@ def with_capacity(assignments: Assignments, experts: int, capacity: int, room_B:
         ranks_BA, _ = jax.vmap(lambda row: ranks(row, experts))(experts_BA)
         kept_BA = (experts_BA < experts) & (ranks_BA < room_B[:, None])
         slots_BA = jnp.where(kept_BA, experts_BA * capacity + ranks_BA, experts * capacity)
-        return Slots(assignments, slots_BA, experts * capacity)
+        return Slots(assignments, slots_BA, (experts * capacity,))
 
     place = PartitionSpec(peers.batch)
     return WithCapacity(sharding.locally(local, (place, place), place)(assignments, room_B), Groups(experts), peers)
 
 
 class Dropless(Layout):
-    """A slot for everyone, sorted by expert on every device as if all its rows were one; experts compute (G, M, D) or (N, D)."""
+    """A slot for everyone, sorted by expert on every device as if all its rows were one; experts compute a pair or (N, D)."""
 
     def dropped(self) -> jax.Array:
         return jnp.zeros((), jnp.int32)
@@ -162,19 +166,24 @@ class Dropless(Layout):
     def _rows(self) -> PartitionSpec:
         return PartitionSpec(self.peers.rows)
 
-    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> Rows:
         if self.peers.exchange:
             x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
         elif self.peers.experts:
             # Each device takes others of the tokens that all have; gradients are summed.
             x_BTD = jax.lax.pcast(x_BTD, self.peers.experts, to="varying")
-        rows_ND = slots.gather(x_BTD.reshape(1, -1, x_BTD.shape[2]), weigh)[0]
-        return rows_ND if self.groups.of_G is None else rows_ND.reshape(-1, self.groups.block, x_BTD.shape[2])
+        parts_1SD = slots.gather(x_BTD.reshape(1, -1, x_BTD.shape[2]), weigh)
+        if self.groups.of_G is None:
+            return parts_1SD[0][0]
+        (in_slots_SD,), (in_blocks_SD,) = parts_1SD
+        (_, count), d = self.peers.own(self.groups.count), x_BTD.shape[2]
+        return in_slots_SD.reshape(count, slots.sizes[0] // count, d), in_blocks_SD.reshape(-1, self.groups.block, d)
 
-    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+    def _scatter(self, y: Rows, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
         if self.peers.exchange:
             rows *= sharding.over(self.peers.experts)
-        y_BTD = slots.scatter(y.reshape(1, slots.size, -1), rows * time, weigh).reshape(rows, time, -1)
+        parts_1SD = tuple(part.reshape(1, size, part.shape[-1]) for part, size in zip(jax.tree.leaves(y), slots.sizes, strict=True))
+        y_BTD = slots.scatter(parts_1SD, rows * time, weigh).reshape(rows, time, -1)
         if self.peers.exchange:
             return jax.lax.psum_scatter(y_BTD, self.peers.experts, tiled=True)
         return jax.lax.psum(y_BTD, self.peers.experts) if self.peers.experts else y_BTD
@@ -183,7 +192,7 @@ class Dropless(Layout):
 def dropless(assignments: Assignments, experts: int, time: int, implementation: str) -> Dropless:
     """A slot for everyone, for assignments of rows of `time` tokens.
 
-    With "blocks" every expert's slots are padded to whole blocks, with "ragged" they follow one another.
+    With "blocks" all experts have as many, and what exceeds those is padded to whole blocks, with "ragged" they follow one another.
     """
     peers = Peers.of(assignments.tokens_BA.shape[0], experts)
 
@@ -193,17 +202,17 @@ def dropless(assignments: Assignments, experts: int, time: int, implementation: 
         first, count = peers.own(experts)
         assignments = assignments.in_one_row(time).of_experts(first, count)
         mean = assignments.experts_BA.size // experts
-        slots_A, size, groups = _sorted(assignments, count, mean, implementation)
+        slots_A, sizes, groups = _sorted(assignments, count, mean, implementation)
         groups = groups.replace(count=experts, rows=peers.rows, experts=peers.experts)
-        return Slots(assignments, slots_A[None], size), groups
+        return Slots(assignments, slots_A[None], sizes), groups
 
     specs = (PartitionSpec(peers.batch),), PartitionSpec(peers.rows)
     slots, groups = sharding.locally(local, *specs)(assignments)
     return Dropless(slots, groups, peers)
 
 
-def _sorted(assignments: Assignments, experts: int, mean: int, implementation: str) -> tuple[jax.Array, int, Groups]:
-    """Slots (A,) for the assignments (1, A) of a single row, how many slots there are, and the groups of their rows.
+def _sorted(assignments: Assignments, experts: int, mean: int, implementation: str) -> tuple[jax.Array, tuple[int, ...], Groups]:
+    """Slots (A,) for the assignments (1, A) of a single row, how many slots there are in each part, and the groups of their rows.
 
     mean: how many rows an expert gets when all get as many.
     """
@@ -211,15 +220,24 @@ def _sorted(assignments: Assignments, experts: int, mean: int, implementation: s
     ranks_A, counts_E = ranks(experts_A, experts)
     total = experts_A.size
     if implementation == "ragged":
-        starts_E, size = jnp.cumsum(counts_E) - counts_E, total
-        groups = Groups(experts, sizes_E=counts_E.astype(jnp.int32))
-    else:
-        block = min(_BLOCK, max(8, 1 << ((mean - 1) // 2).bit_length()))
-        blocks_E = -(-counts_E // block)
-        blocks = total // block + min(experts, total)  # as many as there may be
-        ends_E, size = jnp.cumsum(blocks_E), blocks * block
-        starts_E = (ends_E - blocks_E) * block
-        of_G = jnp.searchsorted(ends_E, jnp.arange(blocks), side="right").clip(max=experts - 1)
-        groups = Groups(experts, of_G=of_G, used_1=ends_E[-1:], block=block)
-    slots_A = jnp.minimum(jnp.append(starts_E, size)[experts_A] + ranks_A, size)
-    return slots_A, size, groups
+        starts_E = jnp.cumsum(counts_E) - counts_E
+        slots_A = jnp.append(starts_E, total)[experts_A] + ranks_A
+        return jnp.minimum(slots_A, total), (total,), Groups(experts, sizes_E=counts_E.astype(jnp.int32))
+    block = min(_BLOCK, max(8, 1 << (mean // 4 - 1).bit_length()))
+    even = _even(mean)
+    blocks_E = -(-jnp.maximum(counts_E - even, 0) // block)
+    # As many as there may be: with any beyond its slots, an expert has filled those.
+    blocks = max(total - even, 0) // block + (1 if even >= block else min(experts, total))
+    ends_E, first = jnp.cumsum(blocks_E), experts * even
+    size = first + blocks * block
+    starts_E = first + (ends_E - blocks_E) * block
+    of_G = jnp.searchsorted(ends_E, jnp.arange(blocks), side="right").clip(max=experts - 1)
+    beyond_A = jnp.append(starts_E, size)[experts_A] + ranks_A - even
+    slots_A = jnp.where(ranks_A < even, experts_A * even + ranks_A, beyond_A)
+    slots_A = jnp.where(experts_A < experts, slots_A, size)
+    return slots_A, (first, blocks * block), Groups(experts, of_G=of_G, used_1=ends_E[-1:], block=block)
+
+
+def _even(mean: int) -> int:
+    """Slots of every expert: when each token goes to any expert alike, most get no more than a standard deviation over the mean."""
+    return -(-(mean + math.isqrt(mean)) // 8) * 8 if mean >= _FEW else 0

@@ -14,16 +14,27 @@ OF, USED = jnp.array([0, 0, 2, 3, 3, 3, 3]), jnp.array([5])
 GENERATOR = np.random.default_rng(0)
 KERNEL = jnp.asarray(GENERATOR.standard_normal((EXPERTS, INPUTS, OUTPUTS)).astype(np.float32))
 BIAS = jnp.asarray(GENERATOR.standard_normal((EXPERTS, OUTPUTS)).astype(np.float32))
-# The shape of rows, how they are grouped, and the expert of each row; -1 is nobody.
+# The shapes of rows, how they are grouped, and the expert of each row; -1 is nobody.
 LAYOUTS = {
-    "slots": ((EXPERTS, 3), Groups(EXPERTS), np.repeat(np.arange(EXPERTS), 3)),
+    "slots": (((EXPERTS, 3),), Groups(EXPERTS), np.repeat(np.arange(EXPERTS), 3)),
     "blocks": (
-        (5, 2),
+        ((EXPERTS, 3), (5, 2)),
         Groups(EXPERTS, of_G=jnp.array([0, 2, 2, 3, 3]), used_1=jnp.array([5]), block=2),
-        np.repeat([0, 2, 2, 3, 3], 2),
+        np.r_[np.repeat(np.arange(EXPERTS), 3), np.repeat([0, 2, 2, 3, 3], 2)],
     ),
-    "ragged": ((9,), Groups(EXPERTS, sizes_E=jnp.array([3, 0, 4, 0])), np.array([0, 0, 0, 2, 2, 2, 2, -1, -1])),
+    "ragged": (((9,),), Groups(EXPERTS, sizes_E=jnp.array([3, 0, 4, 0])), np.array([0, 0, 0, 2, 2, 2, 2, -1, -1])),
 }
+
+
+def rows_of(x, shapes):
+    """Rows (N, D), one after another, in these shapes: an array, or a pair."""
+    parts = jnp.split(x, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+    parts = tuple(part.reshape(*shape, x.shape[-1]) for part, shape in zip(parts, shapes, strict=True))
+    return parts if len(parts) > 1 else parts[0]
+
+
+def flat(rows):
+    return jnp.concatenate([part.reshape(-1, part.shape[-1]) for part in jax.tree.leaves(rows)])
 
 
 def random(*shape, seed=0):
@@ -33,10 +44,12 @@ def random(*shape, seed=0):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_blocks_in_a_loop_are_all_at_once(dtype):
     x, kernel = jnp.asarray(random(BLOCKS, BLOCK, INPUTS), dtype), random(EXPERTS, INPUTS, OUTPUTS, seed=1)
+    none = jnp.zeros((EXPERTS, 0, INPUTS), dtype)
     groups = Groups(EXPERTS, of_G=OF, used_1=USED, block=BLOCK)
 
     def loop(x, kernel):
-        return jnp.sin(grouped_matmul.multiply(x, kernel, groups, ("embed", "mlp")).astype(jnp.float32)).sum()
+        _, y = grouped_matmul.multiply((none, x), kernel, groups, ("embed", "mlp"))
+        return jnp.sin(y.astype(jnp.float32)).sum()
 
     def plain(x, kernel):
         return jnp.sin(grouped_matmul.in_blocks_reference(x.astype(jnp.float32), kernel, OF, USED[0])).sum()
@@ -51,8 +64,8 @@ def close(dtype):
 
 
 @pytest.mark.parametrize("choices", [2, None])
-@pytest.mark.parametrize("weigh", [False, True])
-def test_tokens_go_to_slots_and_back(choices, weigh):
+@pytest.mark.parametrize(("weigh", "sizes"), [(False, (8,)), (True, (8,)), (False, (3, 5)), (True, (6, 2))])
+def test_tokens_go_to_slots_and_back(choices, weigh, sizes):
     """Against a loop over assignments, one of which has no slot; gradients too."""
     time, size = 3, 8
     tokens, slots = np.array([[0, 0, 1, 1, 2, 2]]), np.array([[5, 0, 2, size, 7, 3]])
@@ -61,9 +74,11 @@ def test_tokens_go_to_slots_and_back(choices, weigh):
 
     def ours(x, weights):
         assignments = dispatch.Assignments(jnp.asarray(tokens), jnp.zeros((1, 6), int), weights, jnp.ones((1, 6), bool), choices)
-        held = dispatch.Slots(assignments, jnp.asarray(slots), size)
-        rows = held.gather(x, weigh)
-        return rows, held.scatter(rows * factor, time, not weigh)
+        held = dispatch.Slots(assignments, jnp.asarray(slots), sizes)
+        parts = held.gather(x, weigh)
+        factors = jnp.split(factor, [sizes[0]]) if len(sizes) > 1 else [factor]
+        scaled = tuple(part * one for part, one in zip(parts, factors, strict=True))
+        return jnp.concatenate(parts, 1), held.scatter(scaled, time, not weigh)
 
     def plain(x, weights):
         rows, y = jnp.zeros((1, size, INPUTS)), jnp.zeros((1, time, INPUTS))
@@ -84,18 +99,16 @@ def gradient(function):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_row_meets_its_expert(layout):
     """Values and gradients."""
-    shape, groups, experts_N = LAYOUTS[layout]
-    x = GENERATOR.standard_normal((*shape, INPUTS)).astype(np.float32)
-    real = (experts_N >= 0).reshape(shape)
+    shapes, groups, experts_N = LAYOUTS[layout]
+    x = GENERATOR.standard_normal((experts_N.size, INPUTS)).astype(np.float32)
 
     def layer(x, kernel, bias):
-        y = grouped_matmul.add(grouped_matmul.multiply(x, kernel, groups, ("embed", "mlp")), bias, groups, "mlp")
-        return jnp.where(real[..., None], y, 0.0)
+        y = grouped_matmul.multiply(rows_of(x, shapes), kernel, groups, ("embed", "mlp"))
+        return jnp.where(experts_N[:, None] >= 0, flat(grouped_matmul.add(y, bias, groups, "mlp")), 0.0)
 
     def loop(x, kernel, bias):
-        rows = zip(x.reshape(-1, INPUTS), experts_N, strict=True)
-        y = [row @ kernel[e] + bias[e] if e >= 0 else jnp.zeros(OUTPUTS) for row, e in rows]
-        return jnp.stack(y).reshape(*shape, OUTPUTS)
+        rows = zip(x, experts_N, strict=True)
+        return jnp.stack([row @ kernel[e] + bias[e] if e >= 0 else jnp.zeros(OUTPUTS) for row, e in rows])
 
     of = lambda function: jax.jit(jax.value_and_grad(lambda *a: jnp.sin(function(*a)).sum(), argnums=(0, 1, 2)))  # noqa: E731
     x = jnp.asarray(x)
@@ -106,12 +119,12 @@ def test_every_row_meets_its_expert(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_products_keep_the_dtype_of_rows(layout):
-    shape, groups, _ = LAYOUTS[layout]
-    x = jnp.ones((*shape, INPUTS), jnp.bfloat16)
+    shapes, groups, experts_N = LAYOUTS[layout]
+    x = rows_of(jnp.ones((experts_N.size, INPUTS), jnp.bfloat16), shapes)
     y = grouped_matmul.add(
         grouped_matmul.multiply(x, jnp.asarray(KERNEL), groups, ("embed", "mlp")), jnp.asarray(BIAS), groups, "mlp"
     )
-    assert (y.shape, y.dtype) == ((*shape, OUTPUTS), jnp.bfloat16)
+    assert [(part.shape, part.dtype) for part in jax.tree.leaves(y)] == [((*shape, OUTPUTS), jnp.bfloat16) for shape in shapes]
 
 
 @pytest.mark.parametrize("experts", [1, 3, 64])
@@ -128,6 +141,8 @@ def test_everyone_has_a_slot_among_those_of_the_expert(experts, time, implementa
     if implementation == "ragged":
         of_slot = np.repeat(np.arange(experts), groups.sizes_E)
     else:
-        of_slot = np.repeat(groups.of_G[: groups.used_1[0]], groups.block)
-        assert groups.used_1[0] == sum(-(-count // groups.block) for count in np.bincount(choice[live], minlength=experts))
+        even = layout.slots.sizes[0] // experts
+        of_slot = np.r_[np.repeat(np.arange(experts), even), np.repeat(groups.of_G[: groups.used_1[0]], groups.block)]
+        counts = np.bincount(choice[live], minlength=experts)
+        assert groups.used_1[0] == sum(-(-max(count - even, 0) // groups.block) for count in counts)
     np.testing.assert_array_equal(of_slot[slots[live]], choice[live])

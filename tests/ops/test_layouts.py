@@ -29,23 +29,28 @@ def of_expert(layout) -> np.ndarray:
     if groups.sizes_E is not None:
         sizes = np.asarray(groups.sizes_E)
         return np.r_[np.repeat(np.arange(EXPERTS), sizes), [-1] * (size - sizes.sum())]
-    each = np.arange(EXPERTS) if groups.of_G is None else np.asarray(groups.of_G)
-    return np.repeat(each, size // each.size)
+    if groups.of_G is None:
+        return np.repeat(np.arange(EXPERTS), size // EXPERTS)
+    even = layout.slots.sizes[0] // EXPERTS
+    return np.r_[np.repeat(np.arange(EXPERTS), even), np.repeat(groups.of_G, groups.block)]
 
 
 def by_slot(layout, rows) -> np.ndarray:
     """What experts get, (E, B C, D) with a capacity, as the slots (R, size, D) of independent rows."""
     if not isinstance(layout, layouts.WithCapacity):
-        return np.asarray(rows).reshape(1, layout.slots.size, -1)
+        return np.concatenate([np.reshape(part, (1, -1, part.shape[-1])) for part in jax.tree.leaves(rows)], 1)
     capacity, d = layout.slots.size // EXPERTS, rows.shape[-1]
     return np.asarray(rows).reshape(EXPERTS, -1, capacity, d).swapaxes(0, 1).reshape(-1, layout.slots.size, d)
 
 
-def by_expert(layout, y_RSD, shape) -> jax.Array:
-    """The inverse, in this shape."""
+def by_expert(layout, y_RSD, like):
+    """The inverse, in these shapes."""
     if isinstance(layout, layouts.WithCapacity):
         y_RSD = y_RSD.reshape(y_RSD.shape[0], EXPERTS, -1, y_RSD.shape[-1]).swapaxes(0, 1)
-    return jnp.asarray(y_RSD.reshape(shape))
+        return jnp.asarray(y_RSD.reshape(like.shape))
+    parts, tree = jax.tree.flatten(like)
+    split = np.split(y_RSD, np.cumsum(layout.slots.sizes)[:-1], 1)
+    return tree.unflatten([jnp.asarray(y.reshape(part.shape)) for y, part in zip(split, parts, strict=True)])
 
 
 def check(layout, x, kept) -> None:
@@ -70,7 +75,7 @@ def check(layout, x, kept) -> None:
             sums[False][row, token] += y[row, slot]
         assert not rows_RSD[row, ~used].any() and not weighed_RSD[row, ~used].any()
     for weigh, expected in sums.items():
-        found = layout.scatter(by_expert(layout, y, given.shape), x, weigh)
+        found = layout.scatter(by_expert(layout, y, given), x, weigh)
         np.testing.assert_allclose(found, expected.reshape(x.shape), rtol=1e-5, atol=1e-6)
     assert int(layout.dropped()) == (np.asarray(assignments.live_BA) & ~kept).sum()
 
