@@ -57,7 +57,7 @@ def stepwise(one, tokens, cache="exact", inputs=None):
     logits, caches = steps.prefill(program, PIECE, one.params, padded, positions, given)
     step, params, found = jax.jit(functools.partial(steps.forward, program)), steps.unrolled(program, one.params), [logits]
     for reached in LENGTHS + np.arange(STEPS - 1)[:, None]:
-        logits, caches = step(params, caches, tokens[ROWS, reached], reached)
+        logits, caches = step(params, caches, tokens[ROWS, reached][:, None], reached[:, None])
         found.append(logits)
     return np.array(found)
 
