@@ -36,8 +36,8 @@ class Turned:
 
 def turned(declared: Declared, kernel: jax.Array) -> jax.Array | Turned:
     """A declared kernel as `Turned` if only `project` reads it, else as it is; leading axes of layers stay in front."""
-    # Experts are multiplied in groups, what makes heads of latents is also multiplied the other way round.
-    if declared.role not in ("query", "key", "value", "mlp", "residual") or {"experts", "latent"} & set(declared.names):
+    # Experts are multiplied in groups, tracks side by side; what makes heads of latents is also multiplied the other way round.
+    if declared.role not in ("query", "key", "value", "mlp", "residual") or {"experts", "tracks", "latent"} & set(declared.names):
         return kernel
     layers = declared.names.count("layers")
     inputs = layers
