@@ -18,7 +18,7 @@ NEUTRAL_PAGES = {"quickstart"}
 # Words of others in which a family's name stands: optax calls an optimizer's state so.
 NEUTRAL_WORDS = re.compile(r"\bopt_state\b|\bt5_bias\b")
 # Peers of benchmarks run in processes of their own, which nothing else imports.
-PEERS = {"taxonomy/interop/peers.py", "taxonomy/interop/expert_peers.py"}
+PEERS = {f"taxonomy/interop/{name}.py" for name in ("peers", "expert_peers", "decode_peers")}
 RUNTIME_BANNED = {"torch", "transformers", "tensorflow", "pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 

@@ -1,12 +1,12 @@
-"""Benchmarks: python -m taxonomy.bench train | experts | speculate. Prints JSON."""
+"""Benchmarks: python -m taxonomy.bench train | experts | speculate | decode. Prints JSON."""
 
 import json
 
 from taxonomy import cli
-from taxonomy.bench import experts, speculate, train
+from taxonomy.bench import decode, experts, speculate, train
 from taxonomy.errors import UserError
 
-_BENCHMARKS = {"train": train.benchmark, "experts": experts.benchmark, "speculate": speculate.benchmark}
+_BENCHMARKS = {"train": train.benchmark, "experts": experts.benchmark, "speculate": speculate.benchmark, "decode": decode.benchmark}
 
 
 def main(argv: list[str]) -> None:

@@ -53,10 +53,13 @@ class Sampler:
 
 def best(logits_BV: jax.Array, gumbel_BV: jax.Array) -> jax.Array:
     """Tokens (B,) drawn from the softmax of logits, Gumbel's way, so that a token at -inf is never drawn."""
-    # The place of the maximum is found in two passes because XLA on CPU runs an argmax of something computed four times slower.
-    noisy_BV = logits_BV + gumbel_BV
-    tokens_V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)
-    best_BV = noisy_BV == noisy_BV.max(-1, keepdims=True)
+    return _highest(logits_BV + gumbel_BV)
+
+
+def _highest(scores_BV: jax.Array) -> jax.Array:
+    """The first of a row's highest scores, (B,) int32: in two passes, because XLA on CPU runs an argmax four times slower."""
+    tokens_V = jnp.arange(scores_BV.shape[-1], dtype=jnp.int32)
+    best_BV = scores_BV == scores_BV.max(-1, keepdims=True)
     return jnp.where(best_BV, tokens_V, tokens_V[-1]).min(-1)
 
 
@@ -78,7 +81,7 @@ class Greedy(Sampler):
         return jnp.where(best_BV, logits_BV, -jnp.inf)
 
     def sample(self, key: jax.Array, logits_BV: jax.Array, counts: Counts | None = None) -> jax.Array:
-        return logits_BV.argmax(-1).astype(jnp.int32)
+        return _highest(logits_BV)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from taxonomy import spec, stack
 from taxonomy.inference.prompts import padded
 from taxonomy.inference.samplers import Counts, Sampler
 from taxonomy.layers.cache import check_kind
-from taxonomy.layers.params import MATRIX_ROLES, Declared
+from taxonomy.layers.params import MATRIX_ROLES, Declared, turned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,22 +123,33 @@ def unrolled(program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
     """What a step reads, from parameters in the scanned layout; what is not changed is not copied."""
     params = {name: value for name, value in params.items() if not name.startswith("encoder")}
     params = cast(params, program.model, program.dtype)
-    return {**params, "decoder": _unstacked(params["decoder"], program.model.decoder)}
+    return {**params, "decoder": _laid_out(program.model, params["decoder"])}
 
 
-_unstacked = jax.jit(stack.unstack, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=0)
+def _laid_out(model_spec: spec.Model, decoder):
+    """The decoder's parameters in the unrolled layout, on CPU with kernels turned."""
+    if jax.default_backend() == "cpu":
+        boxes = _declared(model_spec)["decoder"]
+        decoder = jax.tree.map(turned, boxes, decoder, is_leaf=lambda leaf: isinstance(leaf, Declared))
+    return stack.unstack(decoder, model_spec.decoder)
+
+
+@functools.lru_cache(maxsize=16)
+def _declared(model_spec: spec.Model):
+    """Declarations of a model's parameters, in the scanned layout."""
+    module = model_lib.build(model_spec)
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), **model_lib.blank(model_spec)))["params"]
 
 
 def cast(params: Mapping[str, Any], model_spec: spec.Model, dtype: str) -> dict[str, Any]:
     """What the model casts at every use (matrices and tables), cast once: decoding reads all of it at every step."""
     roles = {*MATRIX_ROLES, "embedding", "position"} - {"router"}  # routers compute in float32
-    module = model_lib.build(model_spec)
-    declared = jax.eval_shape(lambda: module.init(jax.random.key(0), **model_lib.blank(model_spec)))["params"]
 
     def one(declaration: Declared, value: jax.Array) -> jax.Array:
         return jnp.asarray(value, dtype if declaration.role in roles else None)
 
-    declared = {name: declared[name] for name in params}
+    declared = {name: _declared(model_spec)[name] for name in params}
     return jax.tree.map(one, declared, dict(params), is_leaf=lambda leaf: isinstance(leaf, Declared))
 
 

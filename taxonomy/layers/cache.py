@@ -61,8 +61,10 @@ def cached(
     # When a row brings more tokens than a rolling cache has slots, only its last ones are kept.
     kept = (new >= 0) & (new > new.max(1, keepdims=True) - length)
     rows, slots = jnp.arange(batch)[:, None], jnp.where(kept, new % length, length)
+    # Head by head: XLA on CPU would turn the one write of a single row into slices, and then copy the cache to read it.
+    places = (rows[:, None], jnp.arange(groups)[:, None], slots[:, None])
     for name, variable in stored.items():
-        variable.value = variable.value.at[rows, :, slots].set(brought[name], mode="drop")
+        variable.value = variable.value.at[places].set(_heads_first(brought[name]), mode="drop")
     positions.value = positions.value.at[rows, slots].set(new, mode="drop")
     if time == 1 or length == context.cache_length:
         prefix_BS = None

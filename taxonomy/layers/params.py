@@ -26,6 +26,27 @@ class Declared(nn.LogicallyPartitioned):
     fan_out: int = struct.field(default=0, pytree_node=False)
 
 
+@struct.dataclass
+class Turned:
+    """A kernel stored for `project` alone with its outputs, of that shape, first: so it is read fastest for few rows on CPU."""
+
+    kernel_OI: jax.Array
+    shape: tuple[int, ...] = struct.field(pytree_node=False)
+
+
+def turned(declared: Declared, kernel: jax.Array) -> jax.Array | Turned:
+    """A declared kernel as `Turned` if only `project` reads it, else as it is; leading axes of layers stay in front."""
+    # Experts are multiplied in groups, tracks side by side; what makes heads of latents is also multiplied the other way round.
+    if declared.role not in ("query", "key", "value", "mlp", "residual") or {"experts", "tracks", "latent"} & set(declared.names):
+        return kernel
+    layers = declared.names.count("layers")
+    inputs = layers
+    while math.prod(kernel.shape[layers:inputs]) < declared.fan_in:
+        inputs += 1
+    kernel_OI = kernel.reshape(*kernel.shape[:layers], declared.fan_in, -1).swapaxes(-1, -2)
+    return Turned(kernel_OI, kernel.shape[inputs:])
+
+
 def declare(
     module: nn.Module,
     name: str,
@@ -40,6 +61,8 @@ def declare(
 
     With `experts` there is one for each of them, on a leading axis.
     """
+    if module.has_variable("params", name) and isinstance(stored := module.get_variable("params", name), Turned):
+        return stored
     if role in ("embedding", "position", "output"):
         fan_in, fan_out = shape[-1], math.prod(shape[:-1])
     else:
@@ -66,9 +89,13 @@ def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, inpu
     Tokens are flattened to one dimension first: that keeps all three matrix products of training on the fast path on CPU and
     changes nothing on accelerators.
     """
-    lead, tail = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
-    fan_in = math.prod(kernel.shape[:inputs])
-    y_NO = x.reshape(-1, fan_in) @ kernel.astype(x.dtype).reshape(fan_in, -1)
+    lead = x.shape[: x.ndim - inputs]
+    x_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
+    if isinstance(kernel, Turned):
+        # The barrier keeps XLA from multiplying in the other order, which would take this away.
+        tail, y_NO = kernel.shape, jax.lax.optimization_barrier(kernel.kernel_OI.astype(x.dtype) @ x_NI.T).T
+    else:
+        tail, y_NO = kernel.shape[inputs:], x_NI @ kernel.astype(x.dtype).reshape(x_NI.shape[1], -1)
     if bias is not None:
         y_NO = y_NO + bias.astype(x.dtype).reshape(-1)
     return y_NO.reshape(*lead, *tail)

@@ -155,6 +155,13 @@ def _heads_last(y_BGRTK: jax.Array) -> jax.Array:
     return y_BGRTK.transpose(0, 3, 1, 2, 4).reshape(batch, time, groups * repeats, head_dim)
 
 
+def _by_head(products: str, one: jax.Array, other: jax.Array, **how) -> jax.Array:
+    """An einsum over rows and heads. Of a single row without its axis, for which XLA on CPU would transpose a copy of `other`."""
+    if one.shape[0] > 1:
+        return jnp.einsum(products, one, other, **how)
+    return jnp.einsum(products.replace("b", ""), one[0], other[0], **how)[None]
+
+
 def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset: int | None, q_ranks=None) -> jax.Array:
     """(B, G, R, T, K). `offset` is the place of the first query among the keys, None when they are not aligned."""
     batch, time, heads, head_dim = q_BTHK.shape
@@ -162,7 +169,7 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
     repeats = heads // groups
     q_BGRTK = q_BTHK.reshape(batch, time, groups, repeats, head_dim).transpose(0, 2, 3, 1, 4)
     # Scaled in float32: queries in bfloat16 would lose bits to any scale that is no power of two.
-    logits = jnp.einsum("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, preferred_element_type=jnp.float32) * scores.scale
+    logits = _by_head("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, preferred_element_type=jnp.float32) * scores.scale
     if scores.softcap is not None:
         logits = scores.softcap * jnp.tanh(logits / scores.softcap)
     if scores.bias is not None:
@@ -192,7 +199,7 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
         weights = jnp.where(allowed_BTS[:, None, None], weights, 0.0)
     if scores.dropout is not None:
         weights = scores.dropout(weights)
-    y_BGRTK = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
+    y_BGRTK = _by_head("bgrts,bgsk->bgrtk", weights.astype(keys.v_BGSK.dtype), keys.v_BGSK)
     if not scores.totals:
         return y_BGRTK
     return jnp.concatenate([y_BGRTK.astype(jnp.float32), log_z], -1)

@@ -61,6 +61,11 @@ class Sums:
 
 def logits(x_BTD: jax.Array, head: Projection) -> jax.Array:
     """Float32 logits (..., V)."""
+    if x_BTD.ndim == 2:
+        # Of few rows, where XLA on CPU reads the table fastest as the first factor; the barrier keeps it there.
+        kernel_VD, contract = head.kernel_VD.astype(x_BTD.dtype), (((1,), (1,)), ((), ()))
+        y_VB = jax.lax.dot_general(kernel_VD, x_BTD, contract, preferred_element_type=jnp.float32)
+        return _capped(_shifted(jax.lax.optimization_barrier(y_VB).T, head), head)
     contract = (((x_BTD.ndim - 1,), (1,)), ((), ()))
     y = jax.lax.dot_general(x_BTD, head.kernel_VD.astype(x_BTD.dtype), contract, preferred_element_type=jnp.float32)
     return _capped(_shifted(y, head), head)

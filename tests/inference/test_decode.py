@@ -14,6 +14,7 @@ from taxonomy import registry, spec, stack
 from taxonomy.errors import UserError
 from taxonomy.inference import decode, steps
 from taxonomy.inference import prompts as prompts_lib
+from taxonomy.layers.params import Turned
 from taxonomy.scaling import accounting
 
 # Ragged: from a single token to more than the window of any tiny model, read in up to four pieces.
@@ -434,6 +435,19 @@ def test_casting_ahead_changes_nothing(tiny):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32", "bfloat16"}
     model, tokens = one.model(dtype="bfloat16"), random_tokens(one)
     np.testing.assert_array_equal(forward(model, params, tokens), forward(model, one.params, tokens))
+
+
+def test_turned_kernels_project_as_they_did(tiny):
+    """And those that something else than a projection reads stay as they are."""
+    for family, turned in (("gpt2", {"query", "key", "value", "out", "up", "down"}), ("deepseek_v2", {"rotary_key", "out"})):
+        one = tiny(family)
+        params = steps.unrolled(steps.Program(one.spec, "float32", 32, 512), one.params)
+        leaves = jax.tree_util.tree_leaves_with_path(params["decoder"], is_leaf=lambda leaf: isinstance(leaf, Turned))
+        found = {path[-1].key for path, leaf in leaves if isinstance(leaf, Turned)}
+        assert found >= turned and not found & {path[-1].key for path, leaf in leaves if not isinstance(leaf, Turned)} & turned
+        assert family == "gpt2" or not found & {"key", "value"}
+        expected = forward(one.model(), one.params, random_tokens(one))
+        np.testing.assert_allclose(forward(one.model(scan=False), params, random_tokens(one)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
