@@ -103,14 +103,24 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     rules = {"constraint": options.pop("constraint", None), "tools": options.pop("tools", ())}
     options["guide"] = guides.guide(tokenizer, written, **rules, to_end=options["stop_token"] is not None)
     decoding = Decoding(spec.model(config.model), params, rows, **options)
+    yield from progress(decoding, written, tokenizer, stop, every)
+    if report is not None:
+        report(decoding.tally)
+
+
+def progress(
+    decoding: "Decoding", written: Sequence[Sequence[int]], tokenizer: Tokenizer, stop: Sequence[str], every: int
+) -> Iterator[tuple[list[str], list[bool]]]:
+    """All texts so far up to the first of the strings `stop`, and which of them are complete, after every `every` tokens.
+
+    `written`: the tokens of text that stand before each new text.
+    """
     while not decoding.finished:
         decoding.advance(every)
         pairs = zip(written, decoding.tokens, strict=True)
         cuts = [stops.cut(text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
         decoding.end([found for _, found in cuts])
         yield [text for text, _ in cuts], decoding.ended
-    if report is not None:
-        report(decoding.tally)
 
 
 def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how) -> list[str]:
