@@ -25,7 +25,7 @@ def alone(model, params, pair, start):
     return said[np.arange(len(following)), following].sum(), bool((said.argmax(-1) == following).all())
 
 
-@pytest.mark.parametrize("family", ["gptj", "mixtral", "ul2", "glm130b", "bloom", "t5"])
+@pytest.mark.parametrize("family", ["mixtral", "glm130b", "t5"])
 def test_as_one_text_at_a_time(family, tiny):
     """A decoder, experts, an encoder-decoder or prefixes, positions of several kinds; several batches."""
     one = tiny(family)
