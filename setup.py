@@ -8,6 +8,7 @@ SHOWING = ["rich>=13", "tensorboardX>=2.6", "matplotlib>=3.8"]
 TASKS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
 SERVING = ["starlette>=1.10", "uvicorn>=0.54"]
 CONSTRAINED = ["llguidance>=1.0,<2"]
+EVAL = ["lm_eval>=0.4.13"]
 NOTEBOOK = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6"]
 
 setuptools.setup(
@@ -23,6 +24,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "colab": NOTEBOOK,
+        "eval": EVAL,
         "tasks": TASKS,
         "serve": SERVING,
         "constrained": CONSTRAINED,
@@ -32,11 +34,13 @@ setuptools.setup(
             "hypothesis>=6",
             "ruff>=0.6",
             "safetensors>=0.4",
+            "accelerate>=1",  # of the class that lm_eval has for models of transformers
             "torch==2.13.0",
             "transformers>=5.23,<6",
             "tensorboard>=2.20",
             "openai>=3",
             "httpx>=0.28",
+            *EVAL,
             *TASKS,
             *SERVING,
             *CONSTRAINED,

@@ -1,13 +1,19 @@
 """Evaluates the newest good checkpoint of a workdir on held-out text: python -m taxonomy.evaluate --workdir=runs/quickstart
 
-Of pairs it also scores greedy answers: --metrics="accuracy, bleu", by default those of the config.
+Of pairs it also scores greedy answers: --metrics="accuracy, bleu", by default those of the config. With --tasks="next_name, sums"
+it asks tasks instead: those made here, with their arguments, or any of lm_eval by its name.
 """
 
 import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
 from taxonomy import cli
+from taxonomy.errors import UserError
 
 _SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "test"], "The held-out split.")
 _TOKENS = flags.DEFINE_float("max_tokens", None, "Evaluate this many tokens only.")
@@ -15,11 +21,21 @@ _SOURCE = flags.DEFINE_string("source", None, "Other text, such as \"text(glob='
 _METRICS = flags.DEFINE_string("metrics", None, 'Metrics of greedy answers to held-out pairs, such as "exact_match, f1, rouge".')
 _PAIRS = flags.DEFINE_integer("pairs", None, "Answer this many held-out pairs.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", None, "Another mesh than the run's, such as data:-1.")
+_TASKS = flags.DEFINE_string("tasks", None, 'Tasks to ask instead, such as "next_name, sums(digits=1), hellaswag".')
+_FEWSHOT = flags.DEFINE_integer(
+    "fewshot", None, "Of --tasks: examples before each question, if not those of the task.", lower_bound=0
+)
+_LIMIT = flags.DEFINE_integer("limit", None, "Of --tasks: questions of each task at most.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
+_COUNTS = {"documents": 9, "shots": 5}
 
 
 def main(argv: list[str]) -> None:
     workdir = cli.workdir()
+    _refuse_together()
+    if _TASKS.value is not None:
+        _ask(workdir)
+        return
     import jax
 
     from taxonomy import config as config_lib
@@ -60,6 +76,50 @@ def main(argv: list[str]) -> None:
         print(f"greedy answers to {result['pairs']:,} pairs")
         for name, value in result["scores"].items():
             print(f"  {name:30} {value:.4f}")
+
+
+def _refuse_together() -> None:
+    """Raises UserError for flags of which one says nothing beside the other."""
+    tasks = _TASKS.value is not None
+    for flag in (_SPLIT, _TOKENS, _SOURCE, _METRICS, _PAIRS, _MESH) if tasks else (_FEWSHOT, _LIMIT):
+        if flag.value != flag.default:
+            raise UserError(f"--{flag.name}: {'not with' if tasks else 'only with'} --tasks")
+
+
+def _ask(workdir: str) -> None:
+    """Asks the tasks and prints what the model reached."""
+    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: what lm_eval has to tell of its progress is told here
+
+    from taxonomy import config as config_lib
+    from taxonomy.inference import tasks
+    from taxonomy.training import checkpoints
+
+    sentences = [sentence.strip() for sentence in config_lib.split(_TASKS.value)]
+    tasks.check(sentences)
+    config, params = checkpoints.restore_params(workdir)
+    tokenizer = checkpoints.restore_tokenizer(workdir)
+    results = tasks.run(config, params, tokenizer, sentences, fewshot=_FEWSHOT.value, limit=_LIMIT.value, told=_tell)
+    if _JSON.value:
+        print(json.dumps({"workdir": workdir, "tasks": results}))
+        return
+    print(f"{workdir}\n{'task':30} {'documents':>9} {'shots':>5}  {'metric':30} {'value':>10} {'error':>10}")
+    for name, figures in results.items():
+        _show(name, figures)
+
+
+def _show(name: str, figures: Mapping[str, Any]) -> None:
+    """A line for each metric of a task."""
+    shown = [f"{name:30}", *(f"{'' if figures[key] is None else figures[key]:>{width}}" for key, width in _COUNTS.items())]
+    for metric in (key for key in figures if key not in _COUNTS and "_stderr" not in key):
+        stem, space, chosen = metric.partition(" ")
+        error = figures.get(f"{stem}_stderr{space}{chosen}")
+        print(*shown, f" {metric:30} {figures[metric]:10.4f}", "" if error is None else f"{error:10.4f}")
+
+
+def _tell(what: str, done: int, of: int) -> None:
+    """Progress, for those who look."""
+    if sys.stderr.isatty():
+        print(f"\r{what}: {done:,} of {of:,}", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

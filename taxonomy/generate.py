@@ -34,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "cache", "exact", "What is kept of keys and values: exact, or int8, which takes about half of bfloat16's memory."
     )
+    flags.DEFINE_string("domain", None, "Whose text, with an expert for each dataset of a mixture: its name or number.")
     flags.DEFINE_integer("beams", None, "Search for the likeliest texts with so many beams, instead of drawing.")
     flags.DEFINE_string("length_penalty", None, "Of --beams: what a text's log-probability is divided by; power(1.0) by default.")
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     from taxonomy.layers.cache import check_kind
 
     check_kind(given.cache, "--cache")
-    how = {"max_new_tokens": given.max_new_tokens, "cache": given.cache}
+    how = {"max_new_tokens": given.max_new_tokens, "cache": given.cache, "domain": given.domain}
     if given.beams is None:
         if given.length_penalty is not None:
             raise UserError("--length_penalty: only with --beams; texts that are drawn are not compared")

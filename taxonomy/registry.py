@@ -130,6 +130,7 @@ _MODULES = (
     "taxonomy.inference.drafts",
     "taxonomy.inference.length_penalties",
     "taxonomy.inference.model_drafts",
+    "taxonomy.inference.local_tasks",
     "taxonomy.inference.penalties",
     "taxonomy.inference.samplers",
     "taxonomy.inference.truncation",

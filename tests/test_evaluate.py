@@ -51,6 +51,18 @@ def test_for_a_person_on_other_text_and_devices(evaluate, workdir, tmp_path):
     assert losses["easy"] < losses["hard"] - 0.3
 
 
+def test_tasks_are_asked_instead(evaluate, workdir):
+    done = figures(evaluate(f"--workdir={workdir}", "--tasks=next_name(count=8), sums", "--limit=3", "--json"))
+    assert done["workdir"] == str(workdir) and list(done["tasks"]) == ["next_name(count=8)", "sums"]
+    assert done["tasks"]["sums"] == {
+        "documents": 3,
+        "shots": 4,
+        "exact_match (first_number)": 0,
+        "exact_match_stderr (first_number)": 0,
+    }
+    assert done["tasks"]["next_name(count=8)"]["documents"] == 3
+
+
 def test_a_damaged_checkpoint_is_said_and_left_in_place(evaluate, workdir, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
@@ -68,6 +80,8 @@ def test_a_damaged_checkpoint_is_said_and_left_in_place(evaluate, workdir, tmp_p
         (["--workdir=EMPTY"], 4, "no checkpoint there"),
         ([], 2, "--workdir: required"),
         (["--workdir=RUN", "--split=test"], 2, "data: the split to evaluate has 0 tokens"),
+        (["--workdir=RUN", "--tasks=sums", "--split=test"], 2, "--split: not with --tasks"),
+        (["--workdir=RUN", "--limit=3"], 2, "--limit: only with --tasks"),
         (["--workdir=RUN", "--mesh=data:3"], 2, "config.mesh: 'data:3' asks for 3 devices, 1 are there"),
     ],
 )

@@ -43,6 +43,7 @@ class LibraryTokenizer(Tokenizer):
             raise ValueError("no token begins a document")
         self.document_start = document_start
         self.document_end = document_start if document_end is None else document_end
+        self.begins = document_start in before
         self._specials |= {self.document_start, self.document_end}
         self.fingerprint = digest("library", hashlib.sha256(model).hexdigest(), document_start, self.vocab_size)
 

@@ -36,6 +36,8 @@ class Tokenizer(abc.ABC):
     document_start: int
     # What ends a document in the training of a model from elsewhere, where that is another token than begins the next.
     document_end: int
+    # Whether `document_start` comes before every text that a model is given, not only where a document begins.
+    begins = True
     fingerprint: str
 
     @abc.abstractmethod

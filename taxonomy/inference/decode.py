@@ -10,7 +10,7 @@ import numpy as np
 
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
-from taxonomy.inference import fill, guides, speculation, steps, stops
+from taxonomy.inference import domains, fill, guides, speculation, steps, stops
 from taxonomy.inference import prompts as prompts_lib
 from taxonomy.inference.drafts import Draft
 from taxonomy.inference.guides import Guide
@@ -43,13 +43,15 @@ def generate(
     to_document_end: bool = True,
     beams: int | None = None,
     n: int = 1,
+    domain: int | str | None = None,
     **how: Any,
 ) -> list[str]:
     """The text that follows each prompt, without the prompt; `n` of them for each, side by side.
 
     With an encoder, the prompts are what it reads, and the text is the decoder's. A text ends with its document (when
     `to_document_end`) or before the first of the strings `stop` in it, whatever tokens that is made of; what the model computes
-    beyond is dropped. `how`: cache, sampler, seed, unconditional (texts), guidance and speculate of `Decoding`, beside which
+    beyond is dropped. `domain`: whose text it is to a model with an expert for every dataset, by the dataset's number or name.
+    `how`: cache, sampler, seed, unconditional (texts), guidance and speculate of `Decoding`, beside which
     `report` is called with the `speculation.Tally` at the end; or with `beams`, where the `n` best texts of a beam search are
     given, cache, length_penalty and early_stopping of `beams.search`. With `suffixes`, one a prompt, the text is what stands
     between prompt and suffix, for a model that learned to fill gaps.
@@ -59,7 +61,7 @@ def generate(
     Computed in the config's `train.dtype`, on CPU in float32 (XLA widens bfloat16 there, which costs time and saves none).
     Raises UserError on an impossible sampler or length.
     """
-    how |= {"max_new_tokens": max_new_tokens, "to_document_end": to_document_end}
+    how |= {"max_new_tokens": max_new_tokens, "to_document_end": to_document_end, "domain": domain}
     if beams is not None:
         return _searched(config, params, prompts, tokenizer, stop, beams, n, how)
     every = _EVERY if stop else max_new_tokens
@@ -77,6 +79,7 @@ def stream(
     stop: Sequence[str] = (),
     to_document_end: bool = True,
     every: int = 1,
+    domain: int | str | None = None,
     **how: Any,
 ) -> Iterator[list[str]]:
     """What `generate` says, as it comes: after every `every` tokens the next piece of each text.
@@ -84,7 +87,7 @@ def stream(
     The pieces of a text, joined, are the text. What may yet change is held back: an incomplete character, and what may be the
     beginning of a stop string.
     """
-    how |= {"max_new_tokens": max_new_tokens, "to_document_end": to_document_end}
+    how |= {"max_new_tokens": max_new_tokens, "to_document_end": to_document_end, "domain": domain}
     stop, shown = stops.check(stop), None
     for texts, over in _progress(config, params, prompts, tokenizer, stop, every, how):
         ready = [text if ended else stops.settled(text, stop) for text, ended in zip(texts, over, strict=True)]
@@ -97,20 +100,30 @@ def _progress(config, params, prompts, tokenizer, stop, every: int, how) -> Iter
     """All texts so far and which of them are complete, after every `every` tokens."""
     if every < 1:
         raise UserError(f"every: must be at least 1, got {every}")
-    rows, before, options = _tokens(config, prompts, tokenizer, how)
+    model_spec, rows, before, options = _tokens(config, prompts, tokenizer, how)
     report = options.pop("report", None)
     written = [row for row in before for _ in range(options.get("n", 1))]
     rules = {"constraint": options.pop("constraint", None), "tools": options.pop("tools", ())}
     options["guide"] = guides.guide(tokenizer, written, **rules, to_end=options["stop_token"] is not None)
-    decoding = Decoding(spec.model(config.model), params, rows, **options)
+    decoding = Decoding(model_spec, params, rows, **options)
+    yield from progress(decoding, written, tokenizer, stop, every)
+    if report is not None:
+        report(decoding.tally)
+
+
+def progress(
+    decoding: "Decoding", written: Sequence[Sequence[int]], tokenizer: Tokenizer, stop: Sequence[str], every: int
+) -> Iterator[tuple[list[str], list[bool]]]:
+    """All texts so far up to the first of the strings `stop`, and which of them are complete, after every `every` tokens.
+
+    `written`: the tokens of text that stand before each new text.
+    """
     while not decoding.finished:
         decoding.advance(every)
         pairs = zip(written, decoding.tokens, strict=True)
         cuts = [stops.cut(text_after(tokenizer, row, tokens), stop) for row, tokens in pairs]
         decoding.end([found for _, found in cuts])
         yield [text for text, _ in cuts], decoding.ended
-    if report is not None:
-        report(decoding.tally)
 
 
 def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how) -> list[str]:
@@ -124,20 +137,21 @@ def _searched(config, params, prompts, tokenizer, stop, beams: int, n: int, how)
         raise UserError("stop: texts of a beam search end with their document; give beams or stop")
     if n > beams:
         raise UserError(f"n: a search with {beams} beams finds as many texts, fewer than n={n}")
-    rows, before, options = _tokens(config, prompts, tokenizer, how)
-    found = search(spec.model(config.model), params, rows, beams=beams, **options)
+    model_spec, rows, before, options = _tokens(config, prompts, tokenizer, how)
+    found = search(model_spec, params, rows, beams=beams, **options)
     return [text_after(tokenizer, row, one.tokens) for row, best in zip(before, found, strict=True) for one in best[:n]]
 
 
 def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[str, Any]):
-    """The rows that a decoder continues, the tokens of text that stand before each new text, and the other arguments in tokens."""
-    two_stacks, start = len(spec.model(config.model).stacks) > 1, tokenizer.document_start
+    """The model, the rows its decoder continues, the tokens of text before each new text, and the other arguments in tokens."""
+    options = dict(how)
+    model_spec = domains.model(config, options.pop("domain"))
+    two_stacks, start = len(model_spec.stacks) > 1, tokenizer.document_start
 
     def encoded(texts: Sequence[str]) -> list[list[int]]:
         texts = [[int(token) for token in tokenizer.encode(text)] for text in texts]
         return [[*text, tokenizer.document_end] if two_stacks else [start, *text] for text in texts]
 
-    options = dict(how)
     given = encoded(prompts)
     # A decoder beside an encoder begins its own text; what it is asked is the encoder's.
     rows = [[start] for _ in prompts] if two_stacks else given
@@ -150,7 +164,7 @@ def _tokens(config, prompts: Sequence[str], tokenizer: Tokenizer, how: Mapping[s
         options["unconditional"] = encoded(options["unconditional"])
     options["stop_token"] = tokenizer.document_end if options.pop("to_document_end") else None
     options["dtype"] = "float32" if jax.default_backend() == "cpu" else config.train.dtype
-    return rows, before, options | {"vocab_size": tokenizer.vocab_size}
+    return model_spec, rows, before, options | {"vocab_size": tokenizer.vocab_size}
 
 
 def generate_tokens(

@@ -37,13 +37,8 @@ class ExpertChoice(Scoring, kw_only=True):
         return Routed(Assignments(*flat), self.z_loss(scores_BTE, live_BT), probabilities_BTE, live_BT)
 
 
-@component("base", kind="router", paper="Lewis et al. 2021, arXiv:2103.16716, section 3")
-class BalancedAssignment(Scoring, kw_only=True):
-    """One expert for a token, weighted by the sigmoid of its score: the best assignment that is even while training, else the best.
-
-    Even means that no expert has more than its share of a row's tokens, rounded up. While training it is not causal: a token's
-    expert depends on the later ones of its row, and on the other documents packed into it.
-    """
+class Balanced(Scoring, kw_only=True):
+    """One expert for a token, weighted by the sigmoid of its score: while training one that keeps loads even, else the best."""
 
     causal = False
 
@@ -51,11 +46,40 @@ class BalancedAssignment(Scoring, kw_only=True):
         super().check()
         self.check_top_k(1)
 
+    def evened(self, scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
+        """The expert of each token while training, (B, T)."""
+        raise TypeError("a subclass assigns")
+
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> Routed:
         scores_BTE, live_BT = self.scores(x_BTD, context), real(context)
         fixed_BTE = jax.lax.stop_gradient(scores_BTE)
-        experts_BT = assignment.balanced(fixed_BTE, live_BT) if context.train else fixed_BTE.argmax(-1)
+        experts_BT = self.evened(fixed_BTE, live_BT) if context.train else fixed_BTE.argmax(-1)
         weights_BT1 = jax.nn.sigmoid(jnp.take_along_axis(scores_BTE, experts_BT[..., None], -1))
         assignments = dispatch.by_token(experts_BT[..., None], weights_BT1, live_BT[..., None])
         return Routed(assignments, self.z_loss(scores_BTE, live_BT), jax.nn.softmax(scores_BTE, -1), live_BT)
+
+
+@component("base", kind="router", paper="Lewis et al. 2021, arXiv:2103.16716, section 3")
+class BalancedAssignment(Balanced, kw_only=True):
+    """One expert for a token, weighted by the sigmoid of its score: the best assignment that is even while training, else the best.
+
+    Even means that no expert has more than its share of a row's tokens, rounded up. While training it is not causal: a token's
+    expert depends on the later ones of its row, and on the other documents packed into it.
+    """
+
+    def evened(self, scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
+        return assignment.balanced(scores_BTE, live_BT)
+
+
+@component("s_base", kind="router", paper="Clark et al. 2022, arXiv:2202.01169 (S-BASE)")
+class SinkhornAssignment(Balanced, kw_only=True):
+    """As `base`, but while training the expert that gets most of the token where all experts get equal shares of a row's tokens.
+
+    Shares are even to a thousandth (`ops.assignment.shares`), whole tokens only nearly; a capacity bounds what an expert takes.
+    While training it is not causal: a token's expert depends on the later ones of its row, and on the other documents packed into
+    it.
+    """
+
+    def evened(self, scores_BTE: jax.Array, live_BT: jax.Array) -> jax.Array:
+        return assignment.shares(scores_BTE, live_BT).argmax(-1)

@@ -29,7 +29,7 @@ class Context:
     memory: of the encoder, for sublayers that attend to it; None once their keys are cached.
     lent: keys and values of an earlier layer that lends them, or None. lend: what a sublayer lends its own with.
     tokens_BT: ids of the tokens; None where a layer must not see them.
-    domains_B: the number of the dataset of a mixture that a row is from; None for the first one.
+    domains_B: the number of the dataset of a mixture that a row is from; None where that is not known.
     relative_NH: the table of relative positions that a stack's layers share, or None.
     ranks_BT: where an order is read, the highest rank of the keys that a token sees; query_11D: what the query stream begins with.
         Rows are then those of two streams, see `streams`.

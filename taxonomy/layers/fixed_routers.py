@@ -50,14 +50,21 @@ class HashRouter(Fixed, kw_only=True):
 
 @component("domain", kind="router", paper="Gururangan et al. 2021, arXiv:2108.05036, section 3")
 class DomainRouter(Fixed, kw_only=True):
-    """The expert of a row's domain, which is the dataset of a mixture that it comes from; the first one where that is not known."""
+    """The expert of a row's domain, which is the dataset of a mixture that it comes from; of `default` where that is not known."""
+
+    default: int = 0
 
     labelled = True
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.default < self.experts:
+            raise ValueError(f"default={self.default} must be from 0 to below experts={self.experts}")
 
     def chosen(self, context: Context) -> jax.Array:
         shape = context.positions_BT.shape
         if context.domains_B is None:
-            return jnp.zeros(shape, jnp.int32)
+            return jnp.full(shape, self.default, jnp.int32)
         return jnp.broadcast_to(context.domains_B[:, None], shape)
 
 

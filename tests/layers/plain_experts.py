@@ -149,6 +149,18 @@ def _base(router, p, row: Row) -> Decision:
     return Decision(assigned, _z_loss(router, scores, row), torch.softmax(scores, -1))
 
 
+def _s_base(router, p, row: Row) -> Decision:
+    """arXiv:2202.01169: of exp(scores), columns and rows normalised in turn, the largest of each row; else the highest score."""
+    scores = _scores(router, p, row)
+    live = scores[row.tokens].detach().double()
+    plan = torch.exp(live)
+    for _ in range(3000 if row.train else 0):
+        plan = plan / plan.sum(0) * len(plan) / plan.shape[1]
+        plan = plan / plan.sum(1, keepdim=True)
+    assigned = [(t, int(e), torch.sigmoid(scores[t, int(e)])) for t, e in zip(row.tokens, plan.argmax(-1), strict=True)]
+    return Decision(assigned, _z_loss(router, scores, row), torch.softmax(scores, -1))
+
+
 def _hash(router, p, row: Row) -> Decision:
     """A table drawn with a seed (arXiv:2106.04426, section 3.2), here by the finaliser of MurmurHash3."""
 
@@ -175,6 +187,7 @@ ROUTERS = {
     "top2": _top2,
     "expert_choice": _expert_choice,
     "base": _base,
+    "s_base": _s_base,
     "hash": _hash,
     "domain": _domain,
 }

@@ -42,10 +42,11 @@ CASES = {
     "top2": "top_k=2, router=top2(balance=0.3, z=0.1)",
     "expert_choice": "top_k=2, router=expert_choice(z=0.3)",
     "base": "top_k=1, router=base(z=0.3)",
+    "s_base": "top_k=1, router=s_base(z=0.3)",
     "domain": "top_k=1, router=domain",
     "hash": "top_k=1, router=hash(seed=7), shared=swiglu(d_ff=7, bias=True)",
 }
-TRAIN = ("noisy", "top2", "base")  # of these training is another function
+TRAIN = ("noisy", "top2", "base", "s_base")  # of these training is another function
 
 
 def resolved(arguments: str):
@@ -125,7 +126,7 @@ def assert_reported(reported: Routing, rows, part):
     np.testing.assert_allclose(reported.entropy, entropy, rtol=1e-5, atol=1e-6)
     assert float(reported.tokens) == LIVE.sum()
     assert reported.bias_rate == part["router"].get("bias_rate")
-    if part["router"].name not in ("expert_choice", "base"):
+    if part["router"].name not in ("expert_choice", "base", "s_base"):
         assert load.max() >= 2 * max(load.min(), 1), load
 
 
@@ -136,6 +137,7 @@ VARIANTS = [(name, False) for name in CASES] + [(name, True) for name in TRAIN]
 def test_every_path_is_the_loop_over_tokens(name, train, random_params, monkeypatch):
     """Slots for all, blocks and ragged rows drop nothing; tight slots drop what comes last."""
     monkeypatch.setattr(assignment, "PRECISION", 10**5)  # the best assignment itself, not one nearly as good
+    monkeypatch.setattr(assignment, "EVENNESS", 1e-6)
     part = resolved(CASES[name])
     params = random_params(registry.instantiate(part), X, context())
     expected, rows = looped(part, params, train)
