@@ -1,4 +1,4 @@
-"""What the README says is true: its index is current, and every command it shows runs."""
+"""What the README says is true: its index is current, and every command runs that it or a page beside it shows."""
 
 import os
 import pathlib
@@ -14,11 +14,12 @@ from taxonomy import index
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("training", "inference", "plans"))]
 
 
 def commands() -> list[str]:
-    """The `python -m taxonomy...` lines of the README, without their comments."""
-    found = re.findall(r"^python -m taxonomy\.\w+.*$", README, re.MULTILINE)
+    """The `python -m taxonomy...` lines of the pages, without their comments."""
+    found = [line for page in PAGES for line in re.findall(r"^python -m taxonomy\.\w+.*$", page, re.MULTILINE)]
     return [line.split("   #")[0].split("  # ")[0].strip() for line in found]
 
 
@@ -65,7 +66,7 @@ def test_command_runs(desk, command):
 
 def served(desk: pathlib.Path, command: str) -> None:
     """Serves at a free port until the request that the README shows is answered, and ends when it is asked to."""
-    shown = re.search(r"^curl http://127.0.0.1:8000(/\S+) -d '(.*)'$", README, re.MULTILINE)
+    shown = re.search(r"^curl http://127.0.0.1:8000(/\S+) -d '(.*)'$", "\n".join(PAGES), re.MULTILINE)
     assert "--port=8000" in command
     words = [sys.executable, *shlex.split(command.replace("--port=8000", "--port=0"))[1:]]
     with subprocess.Popen(words, cwd=desk, env=users_environment(), stdout=subprocess.PIPE, text=True) as server:

@@ -33,13 +33,13 @@ class Accelerator:
     devices: int = 1
     cores: int = 1
 
-    def sending(self, chips: int, axis: int) -> float:
-        """Bytes/s that a chip can send around a ring of `axis` among all `chips` of a mesh.
+    def sending(self, reach: float) -> float:
+        """Bytes/s that a chip can send around a ring whose members are among so many neighbouring chips.
 
         A ring within a slice has two links of a torus, both ways; within a node it has all of `link`. One that leaves either has
         the network.
         """
-        if chips > self.group and (self.links == 1 or axis > self.group):
+        if reach > self.group:
             return self.network
         return self.link if self.links == 1 else 2 * self.link / self.links
 

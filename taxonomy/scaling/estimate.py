@@ -120,7 +120,7 @@ def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerat
         flops=cost.flops,
         model_flops=train_flops_per_token(plan.model, plan.context) * tokens / mesh.size,
         touched=cost.touched,
-        moved=tuple(_moved(cost, rules, accelerator, mesh.size)),
+        moved=tuple(_moved(cost, rules, accelerator)),
         alive=cost.alive,
         accelerator=accelerator,
     )
@@ -142,12 +142,13 @@ def _place(array: Any, where: jax.sharding.NamedSharding) -> Place:
     return Place(tuple(() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in entries))
 
 
-def _moved(cost: tracing.Cost, rules: Rules, accelerator: Accelerator, devices: int):
+def _moved(cost: tracing.Cost, rules: Rules, accelerator: Accelerator):
     total: dict[tuple, list[float]] = {}
-    chips = devices / accelerator.devices
     for move, count in cost.moved.items():
         axes = tuple(axis for axis in sharding.MESH_AXES if axis in move.axes)
-        speed = accelerator.sending(chips, rules.over(axes)) / accelerator.devices
+        # Neighbours are those along the last axes of the mesh.
+        inner = sharding.MESH_AXES[sharding.MESH_AXES.index(axes[0]) :] if axes else ()
+        speed = accelerator.sending(rules.over(inner) / accelerator.devices) / accelerator.devices
         size, seconds = total.setdefault((move.kind, axes), [0.0, 0.0])
         total[move.kind, axes] = [
             size + count * move.elements * move.itemsize,

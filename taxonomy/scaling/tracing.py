@@ -19,6 +19,7 @@ _FUSED = frozenset(
         "and",
         "asin",
         "atan2",
+        "bitcast_convert_type",
         "broadcast_in_dim",
         "cbrt",
         "ceil",
