@@ -17,7 +17,9 @@ from taxonomy import cli
 from taxonomy.errors import BAD_INPUT, UserError
 
 _MESH = flags.DEFINE_string("mesh", None, "Instead of config.mesh, such as fsdp:64,tensor:4; all sizes but those of --devices=N.")
-_DEVICES = flags.DEFINE_integer("devices", None, "Devices of the mesh; by default as many as its sizes say, or the topology has.")
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "Devices of the mesh; by default as many as its sizes say, or the topology has.", lower_bound=1
+)
 _ACCELERATOR = flags.DEFINE_string(
     "accelerator", None, "What the devices are: v4, v5e, v5p, v6e, tpu7x, a100, h100, h200, b200, ..."
 )
@@ -46,6 +48,8 @@ def main(argv: list[str]) -> None:
     slice_ = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
     if slice_ and _ACCELERATOR.value not in (None, slice_.accelerator.name):
         raise UserError(f"--accelerator: {_ACCELERATOR.value}, but --topology says {slice_.accelerator.name}")
+    if slice_ and _DEVICES.value not in (None, slice_.devices):
+        raise UserError(f"--devices: {_DEVICES.value}, but --topology={slice_.name} has {slice_.devices}")
     if not slice_ and not _ACCELERATOR.value:
         raise UserError(f"--accelerator: required without --topology (allowed: {', '.join(accelerators.ACCELERATORS)})")
     if _COMPILE.value and not slice_:
@@ -55,17 +59,22 @@ def main(argv: list[str]) -> None:
     plan = make_plan(config, devices)
     found = estimate(plan, sharding.abstract_mesh(config.mesh, devices), accelerator)
     result = _described(config, plan, found)
+    if not _JSON.value:
+        _show(result, found)
+    fits, needed = found.fits, found.bytes
     if _COMPILE.value:
-        print("compiling for the topology", file=sys.stderr, flush=True)
-        result["compiled"] = dataclasses.asdict(topology.compile_step(plan, slice_))
+        print(f"compiling for {slice_.name}", file=sys.stderr, flush=True)
+        compiled = topology.compile_step(plan, slice_)
+        # The compiler has the last word.
+        fits, needed = True, compiled.peak
+        result |= {"compiled": dataclasses.asdict(compiled), "fits": fits}
+        if not _JSON.value:
+            _show_compiled(compiled)
     if _JSON.value:
         print(json.dumps(result))
-    else:
-        _show(result, found)
-    if not found.fits:
-        short = (found.bytes - found.room) / 1e9
-        advice = _advice(config, plan, found)
-        print(f"error: does not fit: {short:.2f} GB short on each device; {advice}", file=sys.stderr)
+    if not fits:
+        short = (needed - found.room) / 1e9
+        print(f"error: does not fit: {short:.2f} GB short on each device; {_advice(config, plan, found)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
@@ -94,7 +103,7 @@ def _described(config: Any, plan: Any, found: Any) -> dict[str, Any]:
         "seconds": {"compute": found.compute_seconds, "step": found.seconds},
         "tokens_per_second": plan.batches.full * plan.context / found.seconds,
         "model_flops_utilisation": found.utilisation,
-        "days": plan.steps * found.seconds / 86400,
+        "days": plan.tokens_before(plan.steps) / (plan.batches.full * plan.context) * found.seconds / 86400,
     }
 
 
@@ -124,17 +133,21 @@ def _show(result: dict[str, Any], found: Any) -> None:
     table.add_row("tokens per second", f"{result['tokens_per_second']:,.0f}")
     table.add_row("model FLOPs utilisation", f"{found.utilisation:.1%}")
     table.add_row("all steps", f"{result['days']:.1f} days")
-    if compiled := result.get("compiled"):
-        table.add_section()
-        table.add_row("compiler: peak memory", size(compiled["peak"], "B"))
-        table.add_row("compiler: arguments / temporary", f"{size(compiled['arguments'], 'B')} / {size(compiled['temporary'], 'B')}")
-        table.add_row("compiler: collectives", ", ".join(f"{n} {kind}" for kind, n in compiled["collectives"].items()))
-        table.add_row("compiler: seconds", f"{compiled['seconds']:.0f}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(
         "the largest arrays at the peak: " + ", ".join(f"{name} {size(count, 'B')}" for count, name in found.alive[:4]),
         highlight=False,
+    )
+
+
+def _show_compiled(compiled: Any) -> None:
+    from taxonomy.describe import size
+
+    collectives = ", ".join(f"{count} {kind}" for kind, count in compiled.collectives.items()) or "no collectives"
+    print(
+        f"the compiler: fits, peak memory {size(compiled.peak, 'B')} ({size(compiled.arguments, 'B')} of arguments), {collectives} "
+        f"(a loop's once); compiled in {compiled.seconds:.0f} s"
     )
 
 
@@ -144,8 +157,14 @@ def _advice(config: Any, plan: Any, found: Any) -> str:
         return "parameters and optimizer alone are too large: give fsdp or tensor more devices"
     if plan.execution.remat != "full":
         return "try --config.train.remat=full"
-    tokens = config.train.microbatch_tokens or config.train.batch_tokens
-    return f"try --config.train.microbatch_tokens={tokens // 2}"
+    from taxonomy import sharding
+
+    rows = sharding.batch_divisor(sharding.abstract_mesh(config.mesh, found.devices))
+    full, now = plan.batches.full, plan.microbatch
+    for size in sorted((n for n in range(rows, now, rows) if full % n == 0), reverse=True):
+        if found.arguments + found.temporary * size / now <= found.room:
+            return f"try --config.train.microbatch_tokens={size * plan.context}"
+    return "even the smallest microbatches are too large: give tensor more devices, or take fewer rows or a shorter context"
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def devices_of(text: str) -> int:
     """How many devices a mesh whose sizes are all given has. Raises UserError."""
     sizes = [part.partition(":")[2].strip() for part in filter(None, text.split(","))]
     if not all(size.isdigit() for size in sizes):
-        raise UserError(f"config.mesh: {text!r} leaves open how many devices there are")
+        raise UserError(f"config.mesh: {text!r} leaves open how many devices there are; give sizes as in fsdp:64, or --devices")
     return math.prod(map(int, sizes))
 
 

@@ -6,6 +6,7 @@ import re
 from taxonomy.errors import UserError, nearest
 
 _TPU = "docs.cloud.google.com/tpu/docs/"
+_OLD = "docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm; links: doi:10.1145/3360307, table 2"
 _NVIDIA = "nvidia.com/en-us/data-center/"
 
 
@@ -47,32 +48,58 @@ class Accelerator:
 def _tpu(
     name: str, kind: str, tera: float, gib: float, gigabytes: float, link: float, network: float, links: int, group: int, **more
 ):
-    page = f"{_TPU}{name.removeprefix('tpu')}"
+    page = f"{_TPU}{name}"
     sizes = (tera * 1e12, gib * 2**30, gigabytes * 1e9, link * 1e9, network * 1e9)
     return Accelerator(name, kind, *sizes, links, group, more.pop("source", page), **more)
 
 
-def _gpu(name: str, tera: float, gigabytes: float, bandwidth: float, link: float, network: float):
-    sizes = (tera * 1e12, gigabytes * 1e9, bandwidth * 1e12, link * 1e9, network * 1e9)
+def _gpu(name: str, tera: float, mebibytes: float, bandwidth: float, link: float, network: float):
+    sizes = (tera * 1e12, mebibytes * 2**20, bandwidth * 1e12, link * 1e9, network * 1e9)
     return Accelerator(name, name.upper(), *sizes, 1, 8, f"{_NVIDIA}{name}")
 
 
 # Links of TPUs are one direction of all ports; a network of 50 or 25 Gbit/s a chip is what their hosts' cards give. GPUs are
-# the SXM ones, eight a node, with one network card of their speed's generation for each.
+# the SXM ones, eight a node, with one network card of their speed's generation for each; their memory is what NVML says.
 ACCELERATORS = {
     one.name: one
     for one in (
-        _tpu("v2", "TPU v2", 45, 16, 700, 248, 3, 4, 256, devices=2, cores=2, source="doi:10.1145/3360307, table 2"),
-        _tpu("v3", "TPU v3", 123, 32, 900, 328, 3, 4, 1024, devices=2, cores=2, source="doi:10.1145/3360307, table 2"),
+        _tpu(
+            "v2",
+            "TPU v2",
+            45,
+            16,
+            700,
+            248,
+            3,
+            4,
+            256,
+            devices=2,
+            cores=2,
+            source=_OLD,
+        ),
+        _tpu(
+            "v3",
+            "TPU v3",
+            123,
+            32,
+            900,
+            328,
+            3,
+            4,
+            1024,
+            devices=2,
+            cores=2,
+            source=_OLD,
+        ),
         _tpu("v4", "TPU v4", 275, 32, 1228, 300, 6.25, 6, 4096, cores=2),
         _tpu("v5e", "TPU v5 lite", 197, 16, 819, 200, 3.125, 4, 256),
         _tpu("v5p", "TPU v5", 459, 95, 2765, 600, 6.25, 6, 8960, cores=2),
         _tpu("v6e", "TPU v6", 918, 32, 1638, 400, 12.5, 4, 256),
-        _tpu("tpu7x", "TPU7x", 2307, 192, 7380, 600, 12.5, 6, 9216, devices=2),
-        _gpu("a100", 312, 80, 2.039, 300, 25),
-        _gpu("h100", 989, 80, 3.35, 450, 50),
-        _gpu("h200", 989, 141, 4.8, 450, 50),
-        _gpu("b200", 2250, 180, 7.7, 900, 50),
+        _tpu("tpu7x", "TPU7x", 2307, 192, 7380, 600, 12.5, 6, 9216, devices=2, cores=2),
+        _gpu("a100", 312, 81920, 2.039, 300, 25),
+        _gpu("h100", 989, 81559, 3.35, 450, 50),
+        _gpu("h200", 989, 143771, 4.8, 450, 50),
+        _gpu("b200", 2250, 183359, 7.7, 900, 50),
     )
 }
 
@@ -80,11 +107,12 @@ ACCELERATORS = {
 _SLICES = {"v5litepod": "v5e"}  # called otherwise in the names of slices
 
 
-def find(name: str) -> Accelerator:
+def find(name: str, field: str = "--accelerator") -> Accelerator:
     """The accelerator of this name. Raises UserError."""
-    if name not in ACCELERATORS:
-        raise UserError(f"--accelerator: unknown '{name}'{nearest(name, ACCELERATORS)}")
-    return ACCELERATORS[name]
+    known = _SLICES.get(name.lower(), name.lower())
+    if known not in ACCELERATORS:
+        raise UserError(f"{field}: unknown '{name}'{nearest(known, ACCELERATORS)}")
+    return ACCELERATORS[known]
 
 
 def of_device(kind: str) -> Accelerator | None:

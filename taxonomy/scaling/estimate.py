@@ -104,10 +104,10 @@ def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerat
     rules = Rules(dict(mesh.shape))
     own = sharding.batch_sharding(mesh)
     places = [
-        _place(array, place)
+        Place.of(place.spec, len(array.shape))
         for array, place in zip(jax.tree.leaves(trainer.abstract), jax.tree.leaves(trainer.shardings), strict=True)
     ]
-    places += [_place(array, own) for array in jax.tree.leaves(batch)]
+    places += [Place.of(own.spec, len(array.shape)) for array in jax.tree.leaves(batch)]
     cost, *_ = tracing.cost(getattr(jaxpr, "jaxpr", jaxpr), [rules.real(place) for place in (*places, Place(()))], rules)
     parameters, state = _bytes(trainer.abstract.params, trainer.shardings.params), _bytes(trainer.abstract, trainer.shardings)
     tokens = plan.batches.full * plan.context
@@ -118,7 +118,7 @@ def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerat
         batch=sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) // sharding.batch_divisor(mesh),
         temporary=cost.peak,
         flops=cost.flops,
-        model_flops=train_flops_per_token(plan.model, plan.context) * tokens / mesh.size,
+        model_flops=train_flops_per_token(plan.model, plan.context, "order" in plan.objective.gives) * tokens / mesh.size,
         touched=cost.touched,
         moved=tuple(_moved(cost, rules, accelerator)),
         alive=cost.alive,
@@ -137,22 +137,18 @@ def _bytes(abstract: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(jax.tree.map(one, abstract, shardings)))
 
 
-def _place(array: Any, where: jax.sharding.NamedSharding) -> Place:
-    entries = [*where.spec, *[None] * (len(array.shape) - len(where.spec))]
-    return Place(tuple(() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in entries))
-
-
 def _moved(cost: tracing.Cost, rules: Rules, accelerator: Accelerator):
     total: dict[tuple, list[float]] = {}
     for move, count in cost.moved.items():
         axes = tuple(axis for axis in sharding.MESH_AXES if axis in move.axes)
         # Neighbours are those along the last axes of the mesh.
         inner = sharding.MESH_AXES[sharding.MESH_AXES.index(axes[0]) :] if axes else ()
+        torus = accelerator.links > 1 and rules.over(inner) / accelerator.devices <= accelerator.group
         speed = accelerator.sending(rules.over(inner) / accelerator.devices) / accelerator.devices
         size, seconds = total.setdefault((move.kind, axes), [0.0, 0.0])
         total[move.kind, axes] = [
             size + count * move.elements * move.itemsize,
-            seconds + count * tracing.sent(move, rules) / speed,
+            seconds + count * tracing.sent(move, rules, torus) / speed,
         ]
     for (kind, axes), (size, seconds) in sorted(total.items(), key=lambda item: -item[1][1]):
         # Parameters are gathered, and gradients added up, while something else is computed.

@@ -8,7 +8,7 @@ parameters are. Primitives that are not named here keep the axes of dimensions t
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 Axes = tuple[str, ...]
@@ -25,6 +25,12 @@ class Place:
     def axes(self) -> Axes:
         return tuple(axis for dim in self.dims for axis in dim) + self.anywhere
 
+    @classmethod
+    def of(cls, spec: Any, rank: int) -> "Place":
+        """The place that a PartitionSpec says, of an array of this rank."""
+        entries = [*spec, *[None] * (rank - len(spec))]
+        return cls(tuple(() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in entries))
+
     def without(self, axes: Sequence[str]) -> "Place":
         dims = tuple(tuple(a for a in dim if a not in axes) for dim in self.dims)
         return Place(dims, tuple(a for a in self.anywhere if a not in axes))
@@ -35,12 +41,14 @@ class Move:
     """A collective: what is done, over which mesh axes, with how many elements of one device's result and of what type.
 
     kind: "all-gather" (elements gathered), "reduce-scatter" (elements before), "all-reduce", "all-to-all", "collective-permute".
+    operand: which operand is moved, where it is not what the result is made of.
     """
 
     kind: str
     axes: Axes
     elements: float
     itemsize: int
+    operand: int | None = None
 
 
 class Rules:
@@ -64,7 +72,7 @@ class Rules:
     def apply(self, equation: Any, given: list[Place]) -> tuple[list[Place], list[Move], float]:
         """Places of the results, what moves, and FLOPs of matrix products on one device."""
         name = equation.primitive.name
-        special = getattr(self, f"_{name}", None)
+        special = getattr(self, f"_{name.replace('-', '_')}", None)
         if special is not None:
             return special(equation, given)
         if name.startswith(("reduce_", "arg")) and "axes" in equation.params:
@@ -82,7 +90,8 @@ class Rules:
             for i, axes in enumerate(place.dims):
                 if not dims[i] and variable.aval.shape[i] == shape[i] and not taken & set(axes):
                     dims[i] = axes
-        return Place(tuple(dims), anywhere if math.prod(shape) > 1 else ())
+        taken = {a for dim in dims for a in dim}
+        return Place(tuple(dims), tuple(a for a in anywhere if a not in taken) if math.prod(shape) > 1 else ())
 
     def _reduced(self, equation: Any, given: list[Place]):
         gone, place = equation.params["axes"], given[0]
@@ -130,17 +139,17 @@ class Rules:
 
     def _sharding_constraint(self, equation: Any, given: list[Place]):
         variable, place = equation.outvars[0], given[0]
-        spec = equation.params["sharding"].spec
-        free = equation.params["unconstrained_dims"]
-        entries = [*spec, *[None] * (len(variable.aval.shape) - len(spec))]
-        dims = tuple(
-            place.dims[i] if i in free else () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
-            for i, entry in enumerate(entries)
-        )
-        out = self.real(Place(dims))
+        wanted, free = Place.of(equation.params["sharding"].spec, len(variable.aval.shape)), equation.params["unconstrained_dims"]
+        out = self.real(Place(tuple(place.dims[i] if i in free else axes for i, axes in enumerate(wanted.dims))))
+        moves, elements = [], self.elements(variable.aval.shape, out)
+        stood = {axis: i for i, dim in enumerate(place.dims) for axis in dim}
         missing = tuple(a for a in place.axes if a not in out.axes)
-        elements = self.elements(variable.aval.shape, out)
-        return [out], [Move("all-gather", missing, elements, variable.aval.dtype.itemsize)] if missing else [], 0.0
+        if missing:
+            moves.append(Move("all-gather", missing, elements, variable.aval.dtype.itemsize))
+        moved = tuple(a for i, dim in enumerate(out.dims) for a in dim if stood.get(a, i) != i)
+        if moved:
+            moves.append(Move("all-to-all", moved, elements, variable.aval.dtype.itemsize))
+        return [out], moves, 0.0
 
     def _dot_general(self, equation: Any, given: list[Place]):
         ((left_over, right_over), (left_batch, right_batch)) = equation.params["dimension_numbers"]
@@ -151,7 +160,7 @@ class Rules:
         def gathered(operand: int, place: Place, axes: Sequence[str]) -> Place:
             aval = variables[operand].aval
             place = place.without(axes)
-            moves.append(Move("all-gather", tuple(axes), self.elements(aval.shape, place), aval.dtype.itemsize))
+            moves.append(Move("all-gather", tuple(axes), self.elements(aval.shape, place), aval.dtype.itemsize, operand))
             return place
 
         # An axis may divide one dimension of the product only; the operand that is gathered for it is the smaller one.
@@ -185,13 +194,35 @@ class Rules:
         flops = 2.0 * math.prod(out.shape) * math.prod(variables[0].aval.shape[i] for i in left_over)
         flops /= self.over(place.axes) * self.over(tuple(summed))
         elements = self.elements(out.shape, place)
+        place, more = self._summed(place, summed, elements, out.dtype.itemsize)
+        return [place], [*moves, *more], flops
+
+    def _summed(self, place: Place, summed: Collection[str], elements: float, itemsize: int) -> tuple[Place, list[Move]]:
+        """Where a sum over devices stands, and what it moves."""
+        moves = []
         scattered = tuple(a for a in summed if a in self.scattered and a not in place.axes)
         if scattered:
-            moves.append(Move("reduce-scatter", scattered, elements, out.dtype.itemsize))
+            moves.append(Move("reduce-scatter", scattered, elements, itemsize))
             place, elements = Place(place.dims, scattered), elements / self.over(scattered)
         if reduced := tuple(a for a in summed if a not in scattered):
-            moves.append(Move("all-reduce", reduced, elements, out.dtype.itemsize))
-        return [place], moves, flops
+            moves.append(Move("all-reduce", reduced, elements, itemsize))
+        return place, moves
+
+    def _scatter_add(self, equation: Any, given: list[Place]):
+        """The gradient of a gather: what every device adds is added up."""
+        numbers, out = equation.params["dimension_numbers"], equation.outvars[0].aval
+        table, updates = given[0].without(given[0].anywhere), given[2]
+        skipped = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+        whole = [i for i in range(len(out.shape)) if i not in skipped]
+        dims = list(table.dims)
+        for window, i in zip(numbers.update_window_dims, whole, strict=True):
+            if not dims[i] and equation.invars[2].aval.shape[window] == out.shape[i]:
+                dims[i] = tuple(a for a in updates.dims[window] if a not in table.axes)
+        place = Place(tuple(dims))
+        added = [dim for i, dim in enumerate(updates.dims) if i not in numbers.update_window_dims]
+        summed = tuple(dict.fromkeys(a for dim in added for a in dim if a not in place.axes))
+        place, moves = self._summed(place, summed, self.elements(out.shape, place), out.dtype.itemsize)
+        return [place], moves, 0.0
 
     def _gather(self, equation: Any, given: list[Place]):
         numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]

@@ -42,12 +42,12 @@ class Compiled:
 def parse(text: str) -> Slice:
     """A slice from "v4:4x4x4". Raises UserError."""
     name, _, shape = text.partition(":")
-    if not re.fullmatch(r"\d+(x\d+)+", shape):
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape):
         raise UserError(f"--topology: expected a generation and a shape, such as v4:4x4x4 or v5e:16x16, got {text!r}")
-    accelerator = accelerators.find(name)
+    accelerator = accelerators.find(name, "--topology")
     if not accelerator.kind.startswith("TPU"):
         raise UserError(f"--topology: {name} is no TPU; give --accelerator={name} and --mesh")
-    return Slice(text, accelerator, math.prod(map(int, shape.split("x"))) * accelerator.devices)
+    return Slice(f"{accelerator.name}:{shape}", accelerator, math.prod(map(int, shape.split("x"))) * accelerator.devices)
 
 
 def compile_step(plan: Plan, where: Slice) -> Compiled:
@@ -60,6 +60,9 @@ def compile_step(plan: Plan, where: Slice) -> Compiled:
     before = jax.config.jax_optimization_level
     jax.config.update("jax_optimization_level", "O0")
     try:
+        # What a run on the slice itself would choose.
+        chosen = "ragged" if plan.execution.experts == "auto" else plan.execution.experts
+        plan = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, experts=chosen))
         trainer = make_trainer(plan, sharding.make_mesh(plan.config.mesh, devices))
         lowered = trainer.lower(abstract_batch(plan, plan.batches.full), plan.microbatches(plan.steps), "tpu")
         compiled = lowered.compile()
@@ -81,7 +84,7 @@ def _devices(topologies, where: Slice) -> list:
     # Without these the library looks for a machine of Google's, and for a TPU that nobody else uses.
     quiet = {
         "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # of no matter which slice: it has to be one
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_LOG_DIR": "disabled",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",

@@ -1,7 +1,8 @@
 """What a traced program costs every device of a mesh: FLOPs, what moves between devices, and the memory that it needs at a time.
 
 Memory follows the order of the trace. Arrays that only elementwise operations read are taken as fused into what reads them; all
-others live from where they are made to their last use. A scan's body counts once, beside all that the scan gives.
+others live from where they are made to their last use. A scan's body counts once, beside all that the scan gives; a while
+loop is taken to turn once.
 """
 
 import dataclasses
@@ -73,7 +74,6 @@ _FUSED = frozenset(
         "slice",
         "sqrt",
         "square",
-        "stop_gradient",
         "sub",
         "tan",
         "tanh",
@@ -82,10 +82,9 @@ _FUSED = frozenset(
         "add_any",
         "concatenate",
         "rev",
-        "name",
     ]
 )
-_SAME = frozenset(["reshape", "transpose", "squeeze", "expand_dims", "sharding_constraint", "copy_p", "name", "stop_gradient"])
+_SAME = frozenset(["reshape", "transpose", "squeeze", "expand_dims", "sharding_constraint", "name", "stop_gradient"])
 
 
 _SHOWN = 12
@@ -95,12 +94,14 @@ _SHOWN = 12
 class Cost:
     """Of one device. flops: of matrix products. touched: bytes that these read and write. peak: bytes alive at a time.
 
-    alive: of what these are made, the largest first.
+    once: what would be moved of constants, and needs to be but once however often a scan turns. alive: of what the peak is made,
+    the largest first.
     """
 
     flops: float = 0.0
     touched: float = 0.0
     moved: Counter[Move] = dataclasses.field(default_factory=Counter)
+    once: Counter[Move] = dataclasses.field(default_factory=Counter)
     peak: float = 0.0
     alive: tuple[tuple[float, str], ...] = ()
 
@@ -129,10 +130,11 @@ class _Equation:
     outvars: list[_Value]
 
 
-def cost(jaxpr: Any, places: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
+def cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int = 0) -> tuple[Cost, list[Place], list[Any]]:
     """The cost of a jaxpr whose inputs stand at these places, the places of its results, and what each of these is the same as.
 
-    The peak is without inputs and results: they live in the buffers of who asks.
+    The peak is without inputs and results: they live in the buffers of who asks. `constants`: so many of the first inputs are the
+    same in every turn of a scan.
     """
     given, equations, results = _written_out(jaxpr)
     known = {value: _nowhere(value) for value in given} | dict(zip(given, places, strict=False))
@@ -142,10 +144,15 @@ def cost(jaxpr: Any, places: list[Place], rules: Rules) -> tuple[Cost, list[Plac
     same: dict[_Value, Any] = {}
     sizes: dict[_Value, float] = {}
     total, steps, nothing = Cost(), [], frozenset()
+    fixed = set(given[:constants])
     for one in equations:
         found_given = [known.setdefault(value, _nowhere(value)) for value in one.invars]
         inner, found, alike = _one(one, found_given, rules)
+        for move in [move for move in inner.moved if move.operand is not None and one.invars[move.operand] in fixed]:
+            total.once[move] += inner.moved.pop(move)
         total.add(inner)
+        if one.invars and all(value in fixed for value in one.invars):
+            fixed |= set(one.outvars)
         uses = nothing.union(*(roots.get(value, nothing) for value in one.invars))
         name = one.primitive.name
         for i, (value, place) in enumerate(zip(one.outvars, found, strict=True)):
@@ -228,17 +235,29 @@ def _one(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place],
     if name == "cond":
         branches = [cost(branch.jaxpr, given[1:], rules) for branch in params["branches"]]
         inner, found, _ = max(branches, key=lambda branch: branch[0].flops)
+        inner.peak = max(branch[0].peak for branch in branches)
         return inner, found, []
     if name == "shard_map":
-        inner = params["jaxpr"]
-        alone, *_ = cost(inner, [_nowhere(v) for v in inner.invars], Rules(dict.fromkeys(rules.sizes, 1)))
-        return alone, [_of_spec(spec, v) for spec, v in zip(params["out_specs"], one.outvars, strict=True)], []
+        return _locally(one, given, rules)
     places, moves, flops = rules.apply(one, given)
     total = Cost(flops=flops, moved=Counter(moves))
     if flops:
         total.touched = sum(_bytes(v, p, rules) for v, p in zip((*one.invars, *one.outvars), (*given, *places), strict=True))
         total.peak = sum(move.elements * move.itemsize for move in moves if move.kind in ("all-gather", "reduce-scatter"))
     return total, places, []
+
+
+def _locally(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
+    """What every device does with its parts, for which inputs that stand elsewhere are gathered."""
+    inner = one.params["jaxpr"]
+    total, *_ = cost(inner, [_nowhere(v) for v in inner.invars], Rules(dict.fromkeys(rules.sizes, 1)))
+    for i, (spec, value, place) in enumerate(zip(one.params["in_specs"], one.invars, given, strict=True)):
+        wanted = rules.real(Place.of(spec, len(value.aval.shape)))
+        if missing := tuple(axis for axis in place.axes if axis not in wanted.axes):
+            total.moved[Move("all-gather", missing, rules.elements(value.aval.shape, wanted), value.aval.dtype.itemsize, i)] += 1
+            total.peak += _bytes(value, wanted, rules)
+    found = [rules.real(Place.of(spec, len(v.aval.shape))) for spec, v in zip(one.params["out_specs"], one.outvars, strict=True)]
+    return total, found, []
 
 
 def _scan(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
@@ -248,13 +267,14 @@ def _scan(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place]
     slices = [Place(place.dims[1:], place.anywhere) for place in given[consts + carries :]]
     carried = given[consts : consts + carries]
     for _ in range(3):  # until what is carried stands where it stood
-        inner, found, alike = cost(body, [*given[:consts], *carried, *slices], rules)
+        inner, found, alike = cost(body, [*given[:consts], *carried, *slices], rules, consts)
         after = [_common(before, now) for before, now in zip(carried, found[:carries], strict=True)]
         if after == carried:
             break
         carried = after
     total = Cost(peak=inner.peak, alive=inner.alive)
     total.add(inner, params["length"])
+    total.moved.update(inner.once)
     return total, [*carried, *(Place(((), *place.dims), place.anywhere) for place in found[carries:])], alike
 
 
@@ -263,16 +283,12 @@ def _common(one: Place, other: Place) -> Place:
         tuple(a for a in x if a in y) or (y if not x and not set(y) & set(one.axes) else ())
         for x, y in zip(one.dims, other.dims, strict=True)
     )
-    return Place(dims, one.anywhere or other.anywhere)
+    taken = {axis for dim in dims for axis in dim}
+    return Place(dims, tuple(axis for axis in one.anywhere or other.anywhere if axis not in taken))
 
 
 def _nowhere(variable: Any) -> Place:
     return Place(((),) * len(getattr(variable.aval, "shape", ())))
-
-
-def _of_spec(spec: Any, variable: Any) -> Place:
-    entries = [*spec, *[None] * (len(variable.aval.shape) - len(spec))]
-    return Place(tuple(() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in entries))
 
 
 def _bytes(variable: Any, place: Place, rules: Rules) -> float:
@@ -287,12 +303,14 @@ def by_axes(moved: Counter[Move]) -> dict[tuple[str, Axes], float]:
     return dict(total)
 
 
-def sent(move: Move, rules: Rules) -> float:
-    """Bytes that one device sends in a ring for this collective."""
+def sent(move: Move, rules: Rules, torus: bool) -> float:
+    """Bytes that one device sends for this collective around a ring, in both directions of which it sends on a torus."""
     n, size = rules.over(move.axes), move.elements * move.itemsize
-    share = (n - 1) / n if n > 1 else 0.0
-    factor = {"all-reduce": 2.0, "all-to-all": 0.25 if n > 2 else 1.0, "collective-permute": 1.0 / share if share else 0.0}
-    return size * share * factor.get(move.kind, 1.0)
-
-
-__all__ = ["Cost", "Rules", "by_axes", "cost", "sent"]
+    if n == 1:
+        return 0.0
+    if move.kind == "collective-permute":
+        return size
+    if move.kind == "all-to-all" and torus and n > 2:
+        # Parts travel a quarter of the ring on average.
+        return size * n / 4
+    return size * (n - 1) / n * (2.0 if move.kind == "all-reduce" else 1.0)

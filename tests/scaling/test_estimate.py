@@ -9,7 +9,7 @@ from taxonomy import sharding
 from taxonomy.scaling import accelerators, tracing
 from taxonomy.scaling.accounting import forward_flops_per_token
 from taxonomy.scaling.estimate import estimate
-from taxonomy.scaling.placement import Place, Rules
+from taxonomy.scaling.placement import Move, Place, Rules
 from taxonomy.training.loop import make_trainer
 from taxonomy.training.plan import abstract_batch, make_plan
 
@@ -38,6 +38,7 @@ def both(name: str, overrides: dict):
                 "train.batch_tokens": 8192,
             },
         ),
+        ("llama:tiny", {"mesh": "data:8", "model.vocab": 16384, "train.batch_tokens": 4096}),
         ("gpt2:tiny", {"mesh": "data:2,fsdp:4", "train.remat": "dots", "model.d_model": 128, "train.batch_tokens": 8192}),
         ("palm:tiny", {"mesh": "fsdp:8", "train.batch_tokens": 8192, "train.microbatch_tokens": 2048}),
         ("t5:tiny", {"mesh": "data:4,tensor:2", "train.batch_tokens": 8192}),
@@ -117,6 +118,45 @@ def test_a_scan_counts_every_turn_and_what_it_keeps():
     cost, place, moved = placed(layers, ((64, 32), ("data", None)), ((5, 32, 32), (None, "tensor", None)))
     assert place == Place(((), ("data",), ()))
     assert cost.flops == 5 * 2 * 64 * 32 * 32 / 2 / 2 and moved == {("all-reduce", ("tensor",)): 5 * 32 * 32 * 4}
+
+
+def test_a_scan_gathers_what_does_not_change_once():
+    def chunks(kernel, xs):
+        return jax.lax.map(lambda x: x @ kernel, xs)
+
+    _, _, moved = placed(chunks, ((32, 16), ("fsdp", "tensor")), ((5, 64, 32), (None, "fsdp", None)))
+    assert moved == {("all-gather", ("fsdp",)): 32 * 8 * 4}
+
+
+def test_the_gradient_of_a_table_is_added_up():
+    def gradient(table, indices):
+        return jax.grad(lambda table: jnp.sin(table[indices]).sum())(table)
+
+    arrays = jax.ShapeDtypeStruct((64, 16), jnp.float32), jax.ShapeDtypeStruct((8, 4), jnp.int32)
+    jaxpr = jax.make_jaxpr(gradient)(*arrays).jaxpr
+    cost, found, _ = tracing.cost(jaxpr, [Place(((), ())), Place((("data", "fsdp"), ()))], RULES)
+    moved = tracing.by_axes(cost.moved)
+    assert moved.pop(("all-reduce", ("data", "fsdp"))) == 4  # of the sum itself
+    assert moved == {("reduce-scatter", ("fsdp",)): 64 * 16 * 4, ("all-reduce", ("data",)): 64 * 16 * 4 / 4}
+    assert found[0] == Place(((), ()), ("fsdp",))
+
+
+def test_an_axis_divides_an_array_once():
+    _, place, _ = placed(
+        lambda x, y, w: x.T @ y + w, ((64, 32), ("fsdp", None)), ((64, 16), ("fsdp", None)), ((32, 16), ("fsdp", None))
+    )
+    assert sorted(place.axes) == ["fsdp"]
+
+
+def test_what_a_ring_sends():
+    rules, size = Rules({"data": 8}), 1000 * 4.0
+    sent = {
+        kind: tracing.sent(Move(kind, ("data",), 1000, 4), rules, torus=False)
+        for kind in ("all-gather", "all-reduce", "all-to-all")
+    }
+    assert sent == {"all-gather": size * 7 / 8, "all-reduce": size * 14 / 8, "all-to-all": size * 7 / 8}
+    # Both directions of a ring of eight: a part travels two links on average.
+    assert tracing.sent(Move("all-to-all", ("data",), 1000, 4), rules, torus=True) == size * 2
 
 
 def test_every_accelerator_has_a_name_in_jax():
