@@ -20,12 +20,23 @@ from taxonomy import cli, notation
 from taxonomy.errors import UserError, nearest
 
 _EXPRESSIONS = ("params", "tokens", "flops", "unique_tokens", "batch_tokens")
+_ASKED = ("flops", "params", "tokens")
+_LEFT_OUT = ("drop_highest_loss", "min_tokens_per_param", "drop")
+_FITTED = ("method", "delta", "bootstraps", "seed", "count", "count_flops", "start", "fixed", "budgets", "holdout")
+# The flags of each command, besides --workdir and --json.
+_READ = {
+    "import": (*_EXPRESSIONS, "columns", "where", *_LEFT_OUT),
+    "fit": (*_LEFT_OUT, *_FITTED),
+    "plot": (),
+    "ask": (*_ASKED, "method", "chips", "hours", "mfu", "family"),
+}
 
 
 def define_flags() -> None:
     """Declares this command's flags."""
     for name in _EXPRESSIONS:
-        flags.DEFINE_string(name, None, f"import: arithmetic over columns that gives {name}. ask: a number of {name}.")
+        asked = f" ask: a number of {name}." if name in _ASKED else ""
+        flags.DEFINE_string(name, None, f"import: arithmetic over columns that gives {name}.{asked}")
     flags.DEFINE_string("columns", "", 'import: which column is what, "params=Model Size,loss=loss"; id names runs.')
     flags.DEFINE_multi_string("where", [], 'import: rows to take, "column=value" or "column=this|that".')
     flags.DEFINE_integer("drop_highest_loss", 0, "import, fit: leave out this many runs of the highest loss.", lower_bound=0)
@@ -56,6 +67,10 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"sweep: unknown command '{name}'{nearest(name, COMMANDS)}" if name else f"sweep: say one of {', '.join(COMMANDS)}"
         )
+    for flag in sorted({flag for read in _READ.values() for flag in read}.difference(_READ[name])):
+        if flags.FLAGS[flag].present:
+            readers = ", ".join(f"sweep {command}" for command, read in _READ.items() if flag in read)
+            raise UserError(f"--{flag}: sweep {name} does not read it (allowed: {readers})")
     COMMANDS[name](rest)
 
 
@@ -83,7 +98,7 @@ def _fit(rest: list[str]) -> None:
     options = fits.Options(
         bootstraps=given.bootstraps,
         seed=given.seed,
-        delta=_delta(given.delta),
+        delta=_positive("--delta", given.delta),
         params=given.count,
         flops=given.count_flops,
         start=_numbers("--start", given.start),
@@ -121,16 +136,16 @@ def _ask(rest: list[str]) -> None:
 
     _nothing_else("ask", rest)
     given, workdir = flags.FLAGS, cli.workdir()
-    asked = {
-        name: None if given[name].value is None else _number(f"--{name}", given[name].value)
-        for name in ("flops", "params", "tokens")
-    }
+    asked = {name: None if given[name].value is None else _number(f"--{name}", given[name].value) for name in _ASKED}
     if (given.chips is None) != (given.hours is None):
         raise UserError("--chips: needs --hours, and --hours needs --chips")
+    if given["mfu"].present and given.chips is None:
+        raise UserError("--mfu: needs --chips and --hours")
     if given.chips is not None:
         if asked["flops"] is not None:
             raise UserError("--chips: says how many FLOPs there are; leave --flops out")
-        asked["flops"] = accelerators.slice_flops(given.chips) * given.mfu * given.hours * 3600
+        seconds = 3600 * _positive("--hours", given.hours)
+        asked["flops"] = accelerators.slice_flops(given.chips) * _positive("--mfu", given.mfu) * seconds
     fit = fits.load(workdir, given.method or "parametric")
     answer = ask.ask(fit, **asked)
     answer["recipe"] = ask.recipe(answer, fits.load(workdir, "hyperparameters") if fits.kept(workdir, "hyperparameters") else None)
@@ -155,9 +170,10 @@ def _print_excluded(reasons: list[dict[str, str]]) -> None:
         print(f"  left out: {one['id']}: {one['reason']}")
 
 
-def _delta(value: float | None) -> float | None:
+def _positive(flag: str, value: Any) -> Any:
+    """The number, or None as it is."""
     if value is not None and not value > 0:
-        raise UserError(f"--delta: expected a number greater than 0, got {value:g}")
+        raise UserError(f"{flag}: expected a number greater than 0, got {value:g}")
     return value
 
 
@@ -176,10 +192,7 @@ def _numbers(flag: str, text: str | None) -> dict[str, float] | None:
 
 def _number(flag: str, text: str) -> float:
     """Arithmetic over numbers alone: 6*70e9*1.4e12."""
-    value = float(notation.evaluate(notation.parse(text, flag), {}, text, flag))
-    if not value > 0:
-        raise UserError(f"{flag}: expected a number greater than 0, got {value:g}")
-    return value
+    return _positive(flag, float(notation.evaluate(notation.parse(text, flag), {}, text, flag)))
 
 
 def _nothing_else(command: str, rest: list[str]) -> None:

@@ -38,7 +38,7 @@ def ask(
     spent = flops if flops is not None else 6 * params * tokens
     answer: dict[str, Any] = {"method": fit["method"], "optimal": optimal, "flops": spent, "params": params, "tokens": tokens}
     answer |= {"tokens_per_param": tokens / params, "loss": None, "intervals": {}, "warnings": []}
-    drawn = len(next(iter(samples.values())))
+    drawn = bootstrap.drawn(samples)
     if optimal and drawn:
         several = _optimal(method, samples, *(v if g else None for v, g in zip((flops, params, tokens), given, strict=True)))
         sampled = {"params": several[0], "tokens": several[1], "tokens_per_param": several[1] / several[0]}

@@ -25,6 +25,11 @@ def weights(runs: Runs, draws: int, seed: int = 0) -> np.ndarray:
     return result
 
 
+def drawn(samples: Mapping[str, np.ndarray]) -> int:
+    """How many samples there are of each quantity."""
+    return len(next(iter(samples.values())))
+
+
 def interval(samples_B: np.ndarray, level: float = LEVEL) -> list[float | None]:
     """The middle `level` of the finite samples; [None, None] where there are fewer than twenty."""
     finite = np.asarray(samples_B, float)

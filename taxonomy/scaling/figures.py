@@ -12,6 +12,7 @@ import numpy as np
 
 from taxonomy.scaling import bootstrap, envelope, fits, hyperparameters, isoflop
 from taxonomy.scaling.results import Runs
+from taxonomy.scaling.shown import number
 
 matplotlib.use("Agg")
 
@@ -162,7 +163,7 @@ def residuals(runs: Runs, fit: dict[str, Any]) -> Any:
     paint = _scale(runs.params)
     left.axhline(0, color="#555", linewidth=1)
     left.scatter(runs.flops, percent, s=18, c=runs.params, cmap=_MAP, norm=paint.norm, alpha=0.9, linewidth=0)
-    _axes(left, "training FLOPs C", "loss above the law, %", f"Residuals of {fit['method']} (R2 {fit['r2']:.4f})")
+    _axes(left, "training FLOPs C", "loss above the law, %", f"Residuals of {fit['method']} (R2 {number(fit['r2'])})")
     figure.colorbar(paint, ax=left, label="parameters N", pad=0.01)
     right.hist(percent, bins=min(40, max(8, len(percent) // 5)), orientation="horizontal", color="#5d8aa8", alpha=0.9)
     right.axhline(float(np.median(percent)), color=_LINE, linewidth=1.2, label=f"median {np.median(percent):+.2f}%")

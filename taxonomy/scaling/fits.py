@@ -14,7 +14,7 @@ import numpy as np
 
 from taxonomy.errors import UserError, nearest
 from taxonomy.scaling import bootstrap, data_constrained, sensitivity
-from taxonomy.scaling.methods import METHODS, Method, Options
+from taxonomy.scaling.methods import METHODS, OPTIONAL, Method, Options
 from taxonomy.scaling.results import Runs
 
 FOLDER = "fits"
@@ -26,6 +26,11 @@ def fit(runs: Runs, method: str, options: Options | None = None) -> dict[str, An
     if method not in METHODS:
         raise UserError(f"--method: unknown method '{method}'{nearest(method, METHODS)}")
     chosen = METHODS[method]
+    for name in OPTIONAL:
+        if getattr(options, name) and name not in chosen.reads:
+            readers = ", ".join(other for other, one in METHODS.items() if name in one.reads)
+            why = "predicts no loss" if name == "holdout" else "does not read it"
+            raise UserError(f"--{name}: {method} {why} (allowed: --method={readers})")
     runs = runs.counted(options.params, options.flops)
     unknown = set(options.holdout) - {row["id"] for row in runs.rows}
     if unknown:
@@ -37,16 +42,16 @@ def fit(runs: Runs, method: str, options: Options | None = None) -> dict[str, An
     found = chosen.run(runs, options)
     runs, parameters, samples = found.pop("fitted", runs), found.pop("parameters"), found.pop("samples")
     by_flops = {name: float(value) for name, value in chosen.exponents(parameters).items()}
-    sampled = {name: np.asarray(value, float) for name, value in chosen.exponents(samples).items()} if options.bootstraps else {}
+    sampled = {name: np.asarray(value, float) for name, value in chosen.exponents(samples).items()}
     result = {
         "method": method,
         "count": {"params": options.params, "flops": options.flops},
         "runs": len(runs),
         "excluded": runs.reasons(),
         "parameters": parameters,
-        "intervals": bootstrap.intervals(samples) if options.bootstraps else {},
-        "standard_errors": bootstrap.standard_errors(samples) if options.bootstraps else {},
-        "bootstraps": options.bootstraps,
+        "intervals": bootstrap.intervals(samples),
+        "standard_errors": bootstrap.standard_errors(samples),
+        "bootstraps": bootstrap.drawn(samples),
         "exponents": by_flops,
         "exponent_intervals": bootstrap.intervals(sampled),
         "range": {
@@ -55,7 +60,7 @@ def fit(runs: Runs, method: str, options: Options | None = None) -> dict[str, An
         **found,
     }
     if len(held_out):
-        result["holdout"] = _holdout(chosen, held_out, parameters, samples)
+        result["holdout"] = _holdout(chosen, held_out, parameters, samples, found["scatter"], options.seed)
     if options.sensitivity and chosen.law is not None:
         result["sensitivity"] = sensitivity.table(runs, chosen, parameters, options)
     return _plain(result | {"samples": {name: np.asarray(value, float).tolist() for name, value in samples.items()}})
@@ -70,17 +75,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _holdout(method: Method, runs: Runs, parameters: dict, samples: dict) -> list[dict[str, Any]]:
-    """What the law says of runs that it was not fitted to."""
-    if method.loss is None:
-        raise UserError("--holdout: this method predicts no loss")
-    found = []
+def _holdout(method: Method, runs: Runs, parameters: dict, samples: dict, scatter: float, seed: int) -> list[dict[str, Any]]:
+    """What the law says of runs that it was not fitted to; an interval is that of one run, which scatters about the law."""
+    generator, drawn, found = np.random.default_rng(seed), bootstrap.drawn(samples), []
     for row in runs.rows:
         given = (row["params"], row["tokens"], *([row["unique_tokens"]] if method.loss is data_constrained.loss else []))
         predicted = float(method.loss(parameters, *given))
         one = {"id": row["id"], "loss": row["loss"], "predicted": predicted, "error_percent": 100 * (predicted / row["loss"] - 1)}
-        if len(next(iter(samples.values()))):
-            low, high = bootstrap.interval(method.loss(samples, *given))
+        if drawn:
+            low, high = bootstrap.interval(method.loss(samples, *given) * np.exp(scatter * generator.standard_normal(drawn)))
             one |= {"interval": [low, high], "inside": low is not None and low <= row["loss"] <= high}
         found.append(one)
     return found

@@ -3,7 +3,7 @@
 For each budget of compute a parabola of the loss in log N (and in log D) has its minimum at N* (and D*); straight lines through
 the minima in logarithms are N* ~ C^a and D* ~ C^b. The curves of the laws are not parabolas: exponents survive that and
 intercepts do not, the less the wider and the less centred the curves are, hence the warnings. Intervals resample the residuals of
-the parabolas.
+the parabolas, for N and for D the same ones, since D = C/6N ties them.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def curves(runs: Runs, budgets: list[float] | None = None) -> tuple[list[Curve],
 
 
 def fit(curves: list[Curve], draws: int = 0, seed: int = 0) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The parameters of N* and D*, and samples of them."""
+    """The parameters of N* and D*, and samples of them; none where the parabolas go through every run."""
     used = [curve for curve in curves if not curve.reason]
     if len(used) < 2:
         reasons = "; ".join(f"{curve.flops:.2g}: {curve.reason}" for curve in curves if curve.reason)
@@ -66,9 +66,12 @@ def fit(curves: list[Curve], draws: int = 0, seed: int = 0) -> tuple[dict[str, f
     flops = np.array([curve.flops for curve in used])
     params, tokens = (np.array([[getattr(curve, name) for curve in used]]) for name in ("params", "tokens"))
     found = {name: float(value[0]) for name, value in _lines(flops, params, tokens).items()}
-    if not draws:
+    runs = sum(len(c.loss_M) for c in used)
+    freedom = runs - 3 * len(used)
+    if not draws or freedom < 1:
         return found, {name: np.zeros(0) for name in NAMES}
     generator = np.random.default_rng(seed)
+    picks = [generator.integers(runs, size=(draws, len(c.loss_M))) for c in used]
     fitted = {
         name: [np.polyval(np.polyfit(np.log(getattr(c, name)), c.loss_M, 2), np.log(getattr(c, name))) for c in used]
         for name in ("params_M", "tokens_M")
@@ -76,9 +79,8 @@ def fit(curves: list[Curve], draws: int = 0, seed: int = 0) -> tuple[dict[str, f
     samples = {}
     for name, lines in fitted.items():
         errors = [c.loss_M - line for c, line in zip(used, lines, strict=True)]
-        freedom = sum(map(len, errors)) - 3 * len(used)
-        pool = np.concatenate(errors) * np.sqrt(sum(map(len, errors)) / max(freedom, 1))
-        drawn = [line + generator.choice(pool, (draws, len(line))) for line in lines]
+        pool = np.concatenate(errors) * np.sqrt(runs / freedom)
+        drawn = [line + pool[pick] for line, pick in zip(lines, picks, strict=True)]
         samples[name] = np.stack([_minima(np.log(getattr(c, name)), loss) for c, loss in zip(used, drawn, strict=True)], axis=1)
     return found, _lines(flops, samples["params_M"], samples["tokens_M"])
 

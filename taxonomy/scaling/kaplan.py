@@ -92,16 +92,6 @@ def loss_of_params(params):
     return (8.8e13 / np.asarray(params, float)) ** 0.076
 
 
-def loss_of_tokens(tokens):
-    """L(D) = (5.4e13/D)^0.095 of large models stopped early (equation 1.2)."""
-    return (5.4e13 / np.asarray(tokens, float)) ** 0.095
-
-
-def loss_of_compute(petaflop_days):
-    """L(C_min) = (3.1e8/C)^0.050, C in PF-days (equation 1.3)."""
-    return (3.1e8 / np.asarray(petaflop_days, float)) ** 0.050
-
-
 def body_parameters(layers: int, d_model: int, d_attention: int | None = None, d_ff: int | None = None) -> int:
     """N = 2 d L (2 d_attn + d_ff): no tables, no head, no biases, no norms (table 1)."""
     return 2 * d_model * layers * (2 * (d_attention or d_model) + (d_ff or 4 * d_model))

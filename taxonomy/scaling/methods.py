@@ -28,8 +28,8 @@ from taxonomy.scaling.results import Runs
 class Options:
     """How to fit. delta: Huber's, None for the method's own. params, flops: the counts taken. start: where to start alone.
 
-    fixed: parameters that are not fitted (the first five of `data_constrained`). budgets: FLOPs of the curves of `isoflop`.
-    holdout: ids of runs that are predicted and not fitted.
+    fixed: parameters that are not fitted (the first five of `data_constrained`). budgets: FLOPs of the curves of `isoflop`, and of
+    what laws are fitted without. holdout: ids of runs that are predicted and not fitted.
     """
 
     bootstraps: int = 1000
@@ -44,9 +44,17 @@ class Options:
     sensitivity: bool = True
 
 
+# Options that not every method reads.
+OPTIONAL = ("delta", "start", "fixed", "budgets", "holdout")
+_OF_LAWS = ("delta", "start", "budgets", "holdout")
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to fit: what it makes of runs, and the closed forms of what it found. `loss` is None where it predicts none."""
+    """A way to fit: what it makes of runs, and the closed forms of what it found. `loss` is None where it predicts none.
+
+    reads: which of OPTIONAL mean something to it.
+    """
 
     run: Callable[[Runs, Options], dict[str, Any]]
     exponents: Callable[..., dict]
@@ -54,6 +62,7 @@ class Method:
     loss: Callable[..., Any] | None = None
     law: Callable[[Runs, Options], robust.Law] | None = None
     delta: float = robust.DELTA
+    reads: tuple[str, ...] = ()
 
 
 def _fit_law(runs: Runs, options: Options, build: Callable[[Runs, Options], robust.Law], delta: float) -> dict[str, Any]:
@@ -71,6 +80,7 @@ def _fit_law(runs: Runs, options: Options, build: Callable[[Runs, Options], robu
         points, _ = robust.refit(law, weights, found.minima_SP, delta)
         samples = law.parameters(points)
     loss, predicted = np.exp(law.log_loss_R), robust.predictions(law, found.point_P[None])[0]
+    squares = (np.log(loss / predicted) ** 2).sum()
     warnings = []
     if len(runs) < 2 * len(law.names):
         warnings.append(f"{len(runs)} runs for {len(law.names)} parameters: the intervals say little")
@@ -84,7 +94,7 @@ def _fit_law(runs: Runs, options: Options, build: Callable[[Runs, Options], robu
         "samples": samples,
         "delta": None if np.isinf(delta) else delta,
         "objective": found.objective,
-        "scatter": float(np.std(np.log(loss / predicted))),
+        "scatter": float(np.sqrt(squares / max(len(runs) - len(law.names), 1))),
         "r2": float(1 - ((loss - predicted) ** 2).sum() / variation) if variation > 0 else None,
         "starts": {"tried": len(found.objectives_S), "agreeing": found.agreeing, "objectives": sorted(found.objectives_S.tolist())},
         "warnings": warnings,
@@ -102,10 +112,14 @@ def _complete(start: dict[str, float], law: robust.Law) -> dict[str, float]:
 
 
 def _law_method(
-    module: types.ModuleType, build: Callable[[Runs, Options], robust.Law], delta: float = robust.DELTA, run=None
+    module: types.ModuleType,
+    build: Callable[[Runs, Options], robust.Law],
+    delta: float = robust.DELTA,
+    run=None,
+    reads: tuple[str, ...] = _OF_LAWS,
 ) -> Method:
     run = run or functools.partial(_fit_law, build=build, delta=delta)
-    return Method(run, module.exponents, module.optimum, module.loss, build, delta)
+    return Method(run, module.exponents, module.optimum, module.loss, build, delta, reads)
 
 
 def _data_constrained(runs: Runs, options: Options) -> robust.Law:
@@ -120,7 +134,7 @@ def _data_constrained(runs: Runs, options: Options) -> robust.Law:
     if len(once) < 6:
         raise UserError(f"data_constrained: {len(once)} runs repeat nothing, at least 6 fit A, B, E, alpha, beta; or give --fixed")
     law = parametric.Parametric.of(once)
-    base = law.parameters(robust.fit(law).point_P[None])
+    base = law.parameters(robust.fit(law, robust.DELTA if options.delta is None else options.delta).point_P[None])
     return data_constrained.DataConstrained.of(runs, {name: float(base[name][0]) for name in names})
 
 
@@ -141,6 +155,8 @@ def _fit_data_constrained(runs: Runs, options: Options) -> dict[str, Any]:
     if len(flat) > 1:
         said = f"R_D from {flat[0]:g} to {flat[-1]:g} is within 1% of the best objective: these runs do not say which"
         found["warnings"].append(said)
+    if options.bootstraps:
+        found["warnings"].append(f"{', '.join(parametric.Parametric.names)} are held: intervals leave out theirs")
     return found | {"profile": profile}
 
 
@@ -149,6 +165,8 @@ def _fit_isoflop(runs: Runs, options: Options) -> dict[str, Any]:
     parameters, samples = isoflop.fit(curves, options.bootstraps, options.seed)
     warnings = [warning for curve in curves for warning in curve.warnings]
     warnings += [f"{curve.flops:.3g} FLOPs: not used, {curve.reason}" for curve in curves if curve.reason]
+    if options.bootstraps and not bootstrap.drawn(samples):
+        warnings.append("a parabola through 3 sizes each leaves no residuals: no intervals")
     result = {"parameters": parameters, "samples": samples, "curves": [c.shown() for c in curves], "warnings": warnings}
     if options.sensitivity:
         result["sensitivity"] = _isoflop_otherwise(runs, curves, parameters, options)
@@ -171,11 +189,14 @@ def _isoflop_otherwise(runs: Runs, curves: list[isoflop.Curve], parameters: dict
 
 
 def _fit_envelope(runs: Runs, options: Options) -> dict[str, Any]:
+    curves = any("curve" in row for row in runs.rows)
+    if curves and options.flops != "flops":
+        raise UserError(f"--count_flops: training curves are counted by 'flops' alone (allowed: flops), got '{options.flops}'")
     sizes = envelope.sizes(runs)
     parameters, samples, found = envelope.fit(sizes, options.bootstraps, options.seed)
     used = found.best_K >= 0
     warnings = []
-    if runs.rows and any("curve" in row for row in runs.rows):
+    if curves:
         warnings.append("points before a learning rate has decayed are worse than runs that end there: exponents are biased")
     details = {
         "sizes": len(sizes),
@@ -207,10 +228,10 @@ def _line_optimum(parameters, flops) -> tuple:
 
 METHODS = {
     "parametric": _law_method(parametric, lambda runs, _: parametric.Parametric.of(runs)),
-    "isoflop": Method(_fit_isoflop, _line_exponents, _line_optimum),
+    "isoflop": Method(_fit_isoflop, _line_exponents, _line_optimum, reads=("budgets",)),
     "envelope": Method(_fit_envelope, _line_exponents, _line_optimum),
     "kaplan": _law_method(kaplan, lambda runs, _: kaplan.Kaplan.of(runs)),
     "overtraining": _law_method(overtraining, lambda runs, _: overtraining.Overtraining.of(runs), robust.SQUARES),
-    "data_constrained": _law_method(data_constrained, _data_constrained, run=_fit_data_constrained),
+    "data_constrained": _law_method(data_constrained, _data_constrained, run=_fit_data_constrained, reads=("fixed", *_OF_LAWS)),
     "hyperparameters": Method(_fit_hyperparameters, lambda _: {}, None),
 }

@@ -53,7 +53,8 @@ def _fit(fit: dict[str, Any]) -> list[str]:
     titles = {"params": "exponent of N*", "tokens": "exponent of D*", "loss": "exponent of the reducible loss"}
     by_flops = fit["exponents"].items() if "params_exponent" not in fit["parameters"] else ()
     rows += [(titles[name], number(value), between(fit["exponent_intervals"].get(name))) for name, value in by_flops]
-    parts = [f'<p class="note">{said}</p>', _table(("", "value", f"95% of {fit['bootstraps']} bootstraps"), rows)]
+    drawn = f"95% of {fit['bootstraps']} bootstraps" if fit["bootstraps"] else ""
+    parts = [f'<p class="note">{said}</p>', _table(("", "value", drawn), rows)]
     parts += [f'<p class="warning">{html.escape(warning)}</p>' for warning in fit["warnings"]]
     if fit.get("holdout"):
         lines = [
@@ -66,7 +67,7 @@ def _fit(fit: dict[str, Any]) -> list[str]:
             )
             for one in fit["holdout"]
         ]
-        parts.append(_table(("held out", "loss", "predicted", "error", "95%"), lines))
+        parts.append(_table(("held out", "loss", "predicted", "error", "95% of one run"), lines))
     if fit.get("sensitivity"):
         parts.append(_what_if(fit["sensitivity"]))
     if fit["excluded"]:

@@ -77,7 +77,8 @@ def _lines(result: dict[str, Any], path: str) -> Iterator[str]:
     for one in result.get("profile", []):
         yield f"  at R_D = {number(one['R_D']):6} best R_N {number(one['R_N']):7} objective {one['objective']:.6f}"
     for one in result.get("holdout", []):
-        inside = f", 95% {between(one['interval'])}, {'inside' if one['inside'] else 'outside'}" if "interval" in one else ""
+        where = "inside" if one.get("inside") else "outside"
+        inside = f", 95% of one run {between(one['interval'])}, {where}" if "interval" in one else ""
         yield f"  held out {one['id']}: {one['loss']:.4f}, predicted {one['predicted']:.4f} ({one['error_percent']:+.4f}%){inside}"
     if "sensitivity" in result:
         yield from _what_if(result["sensitivity"])

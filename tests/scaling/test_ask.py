@@ -30,6 +30,9 @@ def test_any_of_three_gives_the_others(kept, method):
     for name, value in zip(("params", "tokens"), true, strict=True):
         low, high = by_flops["intervals"][name]
         assert low < by_flops[name] < high and low < value < high
+    # In every sample D* is C/6 over N*, so that their ratio varies as the square of N* does.
+    params, tokens = fits.METHODS[method].optimum(kept[method]["samples"], 1e22)
+    np.testing.assert_allclose(6 * params * tokens, 1e22, rtol=1e-6)
     assert set(by_tokens["intervals"]) >= {"params", "tokens_per_param"} and "tokens" not in by_tokens["intervals"]
 
 

@@ -59,6 +59,12 @@ def test_intervals_of_parabolas_hold_the_truth():
     assert len(found["sensitivity"]) == 6
 
 
+def test_parabolas_through_every_run_have_no_intervals():
+    found = fits.fit(planned(sizes=3, reach=3.0, noise=0.002), "isoflop", Options(bootstraps=50))
+    assert found["intervals"] == found["exponent_intervals"] == {} and found["bootstraps"] == 0
+    assert found["warnings"][-1] == "a parabola through 3 sizes each leaves no residuals: no intervals"
+
+
 def test_budgets():
     runs = planned(budgets=3, sizes=4)
     index, values = budgets.group(runs)
@@ -94,6 +100,10 @@ def test_the_envelope_of_finished_runs(curves):
     assert bool(found["warnings"]) == curves
     low, high = found["exponent_intervals"]["params"]
     assert low < A < high
+    if curves:
+        exact = runs_of({**row, "flops_exact": 1.1 * row["flops"]} for row in rows)
+        with pytest.raises(UserError, match="--count_flops: training curves are counted by 'flops' alone"):
+            fits.fit(exact, "envelope", Options(bootstraps=0, flops="flops_exact"))
 
 
 def test_the_smallest_and_the_largest_size_do_not_count():

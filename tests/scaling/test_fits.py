@@ -7,7 +7,7 @@ import pytest
 
 from scaling.common import LAW, planned, random_law, runs_of
 from taxonomy.errors import UserError
-from taxonomy.scaling import bootstrap, data_constrained, fits, kaplan, minimize, overtraining, parametric, robust
+from taxonomy.scaling import bootstrap, data_constrained, figures, fits, kaplan, minimize, overtraining, parametric, robust
 from taxonomy.scaling.fits import Options
 
 KAPLAN = {"N_c": 8.8e13, "D_c": 5.4e13, "alpha_N": 0.076, "alpha_D": 0.095}
@@ -93,7 +93,8 @@ def test_a_law_without_noise_is_recovered(method, law, loss):
 
 def test_repeats_are_recovered():
     law, runs = repeated()
-    given = fits.fit(runs, "data_constrained", Options(bootstraps=0, sensitivity=False, fixed=LAW))
+    given = fits.fit(runs, "data_constrained", Options(bootstraps=20, sensitivity=False, fixed=LAW))
+    assert given["warnings"][-1] == "A, B, E, alpha, beta are held: intervals leave out theirs"
     assert given["parameters"]["R_D"] == pytest.approx(law["R_D"], rel=1e-3)
     assert given["parameters"]["R_N"] == pytest.approx(law["R_N"], rel=1e-3)
     assert min(given["profile"], key=lambda one: one["objective"])["R_D"] == 15.0
@@ -135,6 +136,29 @@ def test_intervals_cover():
     assert len(inside) == 50 and sum(inside) >= 40 and found["intervals"]["alpha"][0] < found["intervals"]["alpha"][1]
 
 
+def test_intervals_of_held_out_runs_are_of_single_runs():
+    """A run scatters about the law by more than the law is unsure of: of 20 runs 19 are expected inside."""
+    held = tuple(f"run-{place}" for place in range(3, 83, 4))
+    options = Options(bootstraps=200, sensitivity=False, holdout=held)
+    found = fits.fit(planned(noise=0.005, budgets=8, sizes=11), "parametric", options)
+    assert found["scatter"] == pytest.approx(0.005, rel=0.2)
+    assert sum(one["inside"] for one in found["holdout"]) >= 17
+
+
+def test_scatter_counts_what_is_left_to_vary():
+    """Of 9 runs and 5 parameters: residuals are two thirds of the noise, `scatter` is the noise."""
+    draws = [planned(noise=0.003, budgets=3, sizes=3, seed=seed) for seed in range(12)]
+    squares = [fits.fit(runs, "parametric", QUICK)["scatter"] ** 2 for runs in draws]
+    assert np.sqrt(np.mean(squares)) == pytest.approx(0.003, rel=0.2)
+
+
+def test_residuals_of_runs_of_one_loss_are_drawn():
+    runs = runs_of({**row, "loss": 3.0} for row in planned(sizes=3).rows)
+    found = fits.fit(runs, "parametric", QUICK)
+    assert found["r2"] is None
+    assert "(R2 ?)" in figures.residuals(runs, found).axes[0].get_title()
+
+
 def test_seeds_are_resampled_inside_their_cell():
     rows = [{"params": 1e8 * (1 + place // 3), "tokens": 1e9, "flops": 1e18, "loss": 3.0, "seed": place % 3} for place in range(12)]
     weights = bootstrap.weights(runs_of(rows), 400)
@@ -171,6 +195,9 @@ def test_a_fit_says_what_it_rests_on():
         ("parametric", {"params": "params_body"}, "have no 'params_body'"),
         ("parametric", {"start": {"A": 1.0}}, "--start: expected a positive number for each of A, B, E, alpha, beta"),
         ("parametric", {"holdout": ("x",)}, "--holdout: no run has the id 'x'"),
+        ("isoflop", {"holdout": ("run-1",)}, r"--holdout: isoflop predicts no loss \(allowed: --method=parametric, kaplan, "),
+        ("isoflop", {"delta": 4.0}, "--delta: isoflop does not read it"),
+        ("kaplan", {"fixed": LAW}, r"--fixed: kaplan does not read it \(allowed: --method=data_constrained\)"),
         ("data_constrained", {}, "have no 'unique_tokens'"),
         ("hyperparameters", {}, "have no 'learning_rate'"),
     ],

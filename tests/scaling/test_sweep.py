@@ -57,6 +57,8 @@ def test_the_page_runs(desk):
         ("", "error: sweep: say one of import, fit, plot, ask"),
         ("fits", "error: sweep: unknown command 'fits'; did you mean 'fit'?"),
         ("fit --workdir=nowhere", "error: --workdir: nowhere/results.jsonl does not exist"),
+        ("ask --workdir=w --chips=h100-8 --hours=0", "error: --hours: expected a number greater than 0, got 0"),
+        ("ask --workdir=w --flops=1e21 --count=params_body", "error: --count: sweep ask does not read it (allowed: sweep fit)"),
         ("import runs.csv --workdir=w --columns=params=Size", "error: --columns: the file has no column 'Size'"),
     ],
 )
