@@ -13,7 +13,7 @@ from absl import flags
 
 from taxonomy import cli, registry
 from taxonomy.errors import UserError
-from taxonomy.inference import constraints, tools
+from taxonomy.inference import constraints, sandbox, tools
 
 
 def define_flags() -> None:
@@ -56,10 +56,12 @@ def main(argv: list[str]) -> None:
             raise UserError("--length_penalty: only with --beams; texts that are drawn are not compared")
         registry.create("sampler", given.sampler or "greedy", "--sampler")
         if given.speculate is not None:
-            registry.create("draft", given.speculate, "--speculate")
-            how |= {"speculate": given.speculate, "report": lambda tally: print(f"--speculate: {tally}", file=sys.stderr)}
+            draft = registry.create("draft", given.speculate, "--speculate")
+            how |= {"speculate": draft, "report": lambda tally: print(f"--speculate: {tally}", file=sys.stderr)}
         how |= {"sampler": given.sampler or "greedy", "seed": given.seed or 0, "stop": given.stop, "n": given.n}
         how |= {"constraint": _constraint(given.regex, given.json_schema), "tools": [tools.find(name) for name in given.tool]}
+        if "python" in given.tool:
+            print(f"--tool=python: {sandbox.described()}", file=sys.stderr)
     else:
         penalty = given.length_penalty or "power(1.0)"
         registry.create("length_penalty", penalty, "--length_penalty")
@@ -82,6 +84,8 @@ def main(argv: list[str]) -> None:
 
     config, params = checkpoints.restore_params(workdir)
     how["tokenizer"] = checkpoints.restore_tokenizer(workdir)
+    if "speculate" in how:
+        how["speculate"].check_tokenizer(how["tokenizer"])
     if given.stream:
         print(prompts[0], end="", flush=True)
         for (piece,) in decode.stream(config, params, prompts, **how):

@@ -139,7 +139,7 @@ class Transformer(nn.Module):
         return cross_entropy.logits(*self._projected(x_BTD)), x_BTD
 
     def following_ahead(
-        self, depth: int, x_BTD: jax.Array, tokens: jax.Array, positions: jax.Array, cache_length: int
+        self, depth: int, x_BTD: jax.Array, tokens: jax.Array, positions: jax.Array, cache_length: int, cache: str = "exact"
     ) -> tuple[jax.Array, jax.Array]:
         """What the module of a depth says after each row's last real place (B, V), and what the head reads for that (B, T, D).
 
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         """
         *_, last = self.spec.stacks
         places = jnp.where(positions < 0, -1, positions + depth)
-        read = Context(places, tokens_BT=tokens, cache_length=cache_length, **self._execution())
+        read = Context(places, tokens_BT=tokens, cache_length=cache_length, cache=cache, **self._execution())
         e_BTD, context = self._embedded(last, tokens, read)
         x_BTD = getattr(self, f"{PREFIX}{depth}")(x_BTD, e_BTD, context.replace(positions_BT=positions))
         return self._said_last(x_BTD, positions), x_BTD

@@ -22,6 +22,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("slots", 8, "Texts written at a time.")
     flags.DEFINE_integer("queue", 256, "Texts that may wait for a slot; more are refused.")
     flags.DEFINE_integer("max_length", None, "Tokens of a prompt with what follows it at most; the model's context by default.")
+    flags.DEFINE_string(
+        "cache", "exact", "What is kept of keys and values: exact, or int8, which takes about half of bfloat16's memory."
+    )
     flags.DEFINE_float("timeout", 300.0, "Seconds after which a request is given up.")
 
 
@@ -37,6 +40,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--port: must be at most 65535, got {given.port}")
     if not given.timeout > 0:
         raise UserError(f"--timeout: must be above 0, got {given.timeout}")
+    from taxonomy.layers.cache import check_kind
+
+    check_kind(given.cache, "--cache")
     for library in ("starlette", "uvicorn"):
         if importlib.util.find_spec(library) is None:
             raise UserError(f"serve: needs {library}, which is not installed: pip install 'taxonomy[serve]'")
@@ -50,13 +56,15 @@ def main(argv: list[str]) -> None:
     listener = server.listening(given.host, given.port)
     config, params = checkpoints.restore_params(workdir)
     tokenizer = checkpoints.restore_tokenizer(workdir)
+    model_spec = spec.model(config.model)
     rows = slots.Slots(
-        spec.model(config.model),
+        model_spec,
         params,
         slots=given.slots,
-        max_length=given.max_length or config.model.context,
+        max_length=given.max_length or model_spec.context,
         vocab_size=tokenizer.vocab_size,
         dtype="float32" if jax.default_backend() == "cpu" else config.train.dtype,
+        cache=given.cache,
     )
     del params
     model = completions.Model(os.path.basename(os.path.abspath(workdir)), rows, tokenizer, given.queue + given.slots)
@@ -64,7 +72,8 @@ def main(argv: list[str]) -> None:
     desk = scheduler.Scheduler(rows, tokenizer, given.queue)
     host, port = listener.getsockname()[:2]
     print(f"Serving model '{model.name}' at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-    room = f"{rows.size} slots of {rows.max_length} tokens, {rows.cache_bytes / 1e6:.1f} MB of cache"
+    inputs = f" beside {rows.max_inputs} that the encoder reads" if rows.beside_encoder else ""
+    room = f"{rows.size} slots of {rows.max_length} tokens{inputs}, {rows.cache_bytes / 1e6:.1f} MB of cache"
     print(f"{room}; {given.queue} texts may wait; {given.timeout:g} s for each request", flush=True)
     web = server.Server(model, desk, given.timeout, lambda line: print(line, flush=True)).web()
     desk.on_failure = lambda: setattr(web, "should_exit", True)

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         each = [{"name": one.problem.name} | {name: getattr(one, name) for name in columns} for one in attempts]
         print(json.dumps({"workdir": workdir, "sandbox": walls, **result, "each": each}))
         return
-    print(f"{workdir}; sandbox: limits, audit hooks" + (f", the kernel's walls around {', '.join(walls)}" if walls else " alone"))
+    print(f"{workdir}; {sandbox.described()}")
     print(f"{'problem':40} {'samples':>8} {'pass examples':>14} {'clusters':>9} {'solved at ' + str(given.submissions):>13}")
     for one in attempts:
         solved = "yes" if one.solved else "no"

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from taxonomy import registry
 from taxonomy.data import tokenizers
+from taxonomy.errors import UserError
 from taxonomy.inference import decode
 from taxonomy.training import checkpoints
 
@@ -85,6 +87,19 @@ def test_a_draft_changes_nothing_and_is_reported(tiny, workdir):
     assert done.stdout.decode() == f"def {text}\n", done.stderr
     # Of the eleven tokens that follow the first, eight in checks of four and three in a check of two proposed ones.
     assert done.stderr.decode() == "--speculate: 8 of 8 proposed tokens kept, 3.67 tokens a step of the model\n"
+
+
+def test_a_draft_with_another_tokenizer_is_refused(tmp_path):
+    class Turned(tokenizers.BytesTokenizer):
+        def pieces(self):
+            return super().pieces()[::-1]
+
+    draft = registry.create("draft", f"draft('{tmp_path}')", "--speculate")
+    draft.check_tokenizer(Turned())  # nothing is known of the draft's
+    tokenizers.BytesTokenizer().save(tmp_path / "tokenizer")
+    draft.check_tokenizer(tokenizers.BytesTokenizer())
+    with pytest.raises(UserError, match=r"speculate: .* has another tokenizer than the model"):
+        draft.check_tokenizer(Turned())
 
 
 @pytest.mark.parametrize(

@@ -176,11 +176,14 @@ def test_a_request_that_takes_too_long_is_given_up(served):
     served.until(busy=0, waiting=0)
 
 
-def test_when_the_model_fails_all_are_told():
+@pytest.mark.parametrize("where", ["place", "read"])
+def test_when_the_model_fails_all_are_told(where):
     class Broken:
         size = free = 1
 
         def place(self, row):
+            if where == "place":
+                raise MemoryError("no room")
             self.free = 0
             return 0
 
@@ -238,6 +241,27 @@ def test_bad_requests_name_what_is_wrong(served, body, status, complaint):
     answer = httpx.post(f"{served.url}/completions", content=content, timeout=PATIENCE)
     assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
     assert complaint in answer.json()["error"]["message"]
+
+
+def test_pages_from_elsewhere_are_refused(served):
+    own = served.url.removesuffix("/v1")
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+    for origin, status in ((own, 200), ("http://localhost:1", 403), ("null", 403), ("https://elsewhere.org", 403)):
+        answer = httpx.post(f"{served.url}/completions", json=body, headers={"Origin": origin}, timeout=PATIENCE)
+        assert answer.status_code == status, origin
+    assert answer.json()["error"]["code"] == "origin_not_allowed"
+
+
+def test_tokens_that_come_with_a_stop_string_are_not_counted():
+    job, text = scheduler.Job([slots.Row((256, *b"a"), 9)], ("é", "béé"), print, PATIENCE), "aabéé"
+    at_once = scheduler._Text(job, 0, tokenizers.BytesTokenizer()).add([*text.encode()], "length")
+    slowly, told = scheduler._Text(job, 0, tokenizers.BytesTokenizer()), []
+    for byte in text.encode():
+        told.append(slowly.add([byte], None))
+        if told[-1].ended:
+            break
+    assert "".join(piece.text for piece in told) == at_once.text == "aab"
+    assert told[-1].tokens == at_once.tokens == 5 and told[-1].ended == at_once.ended == "stop"
 
 
 def test_other_urls_and_large_bodies(served):

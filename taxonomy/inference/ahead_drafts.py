@@ -112,7 +112,7 @@ class _Proposer:
         """What the module of a depth says and what the head read for that, see `Transformer.following_ahead`, and the caches."""
         program = self.program
         model = model_lib.build(program.model, dtype=program.dtype, spare=program.spare, scan=False)
-        options = {"method": "following_ahead", "mutable": ["cache"]}
+        options = {"method": "following_ahead", "mutable": ["cache"], "cache": program.cache}
         variables = {"params": params, "cache": cache}
         said, new = model.apply(variables, depth, x_BTD, tokens_BT, places_BT, program.cache_length, **options)
         return said, {**cache, **new["cache"]}

@@ -100,7 +100,7 @@ class Model:
         return Asked(tuple(rows), tuple(texts), stop, stream, include_usage, echo, read)
 
     def warm(self) -> None:
-        """Compiles what the first request would have to wait for."""
+        """Compiles what writes, and what reads the shortest prompts: each longer length is compiled when it first comes."""
         self.slots.place(self._row("", 1, {}))
         self.slots.read()
         self.slots.advance()
@@ -116,13 +116,13 @@ class Model:
             read, inputs = tuple(prompt if prompt[:1] == [start] else [start, *prompt]), None
         room = self.slots.max_length + 1 - len(read)
         wanted = min(_DEFAULT_TOKENS, max(1, room)) if tokens is None else tokens
-        if wanted > room or len(inputs or ()) > self.slots.max_length:
-            length = len(read if inputs is None else inputs)
-            message = (
-                f"prompt: its {length} tokens and max_tokens={wanted} are more than this model's context of "
-                f"{self.slots.max_length} tokens"
-            )
-            raise Refused(400, message, "prompt" if room < 1 or inputs else "max_tokens", "context_length_exceeded")
+        if len(inputs or ()) > self.slots.max_inputs:
+            message = f"prompt: its {len(inputs)} tokens are more than the {self.slots.max_inputs} that this model's encoder reads"
+            raise Refused(400, message, "prompt", "context_length_exceeded")
+        if wanted > room:
+            own = f"max_tokens={wanted}" if inputs else f"prompt: its {len(read)} tokens and max_tokens={wanted}"
+            message = f"{own} are more than this model's context of {self.slots.max_length} tokens"
+            raise Refused(400, message, "prompt" if room < 1 else "max_tokens", "context_length_exceeded")
         row = Row(read, wanted, inputs, (end,), drawing=drawing)
         try:
             self.slots.check(row)

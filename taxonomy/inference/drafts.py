@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from taxonomy import spec
+from taxonomy.data.tokenizers import Tokenizer
 from taxonomy.inference import samplers
 from taxonomy.inference.samplers import Counts, Sampler
 from taxonomy.inference.steps import Program
@@ -93,6 +94,9 @@ class Draft:
     def ready(self, model: spec.Model, params: Mapping[str, Any]) -> "Draft":
         """The same for a model, with all that it needs. Raises UserError."""
         return self
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raises UserError where tokens are known to mean something else to what proposes."""
 
     def begin(self, asked: Asked) -> tuple[Proposer, Any, Any]:
         """What proposes, its parameters, and its memory of the prompts. Raises UserError."""

@@ -108,7 +108,9 @@ class NextName(LocalTask):
         """A question for every name that stands in the piece before it, among enough others."""
         names = _names(text)
         for place, (start, name) in enumerate(names):
-            begin = text.find("\n", max(0, start - self.characters)) + 1
+            if (line_end := text.find("\n", max(0, start - self.characters))) < 0:
+                continue  # a last line that is longer than a piece
+            begin = line_end + 1
             first = bisect.bisect_left(names, (begin, ""))
             before = {other for _, other in names[first:place]}
             if name in before and len(before) >= self.choices:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from taxonomy import spec
+from taxonomy.data.tokenizers import Tokenizer
 from taxonomy.errors import NoCheckpoint, UserError
 from taxonomy.inference import prompts as prompts_lib
 from taxonomy.inference import steps
@@ -56,6 +57,19 @@ class WorkdirDraft(Draft):
         except NoCheckpoint as error:
             raise type(error)(f"speculate: {error}") from None
         return ModelDraft(spec.model(config.model), params, tokens=self.tokens)
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        from taxonomy.training import checkpoints
+
+        if not checkpoints.has_tokenizer(self.workdir):
+            return
+        try:
+            # Not their files, which may say the same in other words.
+            pairs = zip(checkpoints.restore_tokenizer(self.workdir).pieces(), tokenizer.pieces(), strict=False)
+        except NotImplementedError:
+            return
+        if any(one != other for one, other in pairs):
+            raise UserError(f"speculate: {self.workdir} has another tokenizer than the model; a draft needs the same")
 
 
 @dataclasses.dataclass(frozen=True)

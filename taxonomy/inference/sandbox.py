@@ -149,6 +149,12 @@ def protection() -> tuple[str, ...]:
     return tuple(_run(Program("def f(): pass", "f"), ["()"], Limits(), 0, True, True)[1])
 
 
+def described() -> str:
+    """What holds programs here, in words."""
+    walls = protection()
+    return "sandbox: limits, audit hooks" + (f", the kernel's walls around {', '.join(walls)}" if walls else " alone")
+
+
 def _run(program, calls, limits, seed, hooks, isolate) -> tuple[list[Outcome], list[str]]:
     if sys.platform != "linux":
         raise UserError(f"sandbox: cannot run programs safely: the system is {sys.platform}, not linux")

@@ -53,22 +53,22 @@ class _Text:
         self._shown = 0
         # The token that every prompt begins with is no text.
         self._prompt = list(job.rows[index].tokens[1:])
+        self._before = tokenizer.decode(self._prompt)
 
     def add(self, tokens: Sequence[int], ended: str | None) -> Piece:
         """What is told of the text once it has these tokens too."""
-        stop, text = self.job.stop, ""
-        # Token by token, so that where a text ends does not depend on how many come at a time.
-        for count in range(1, len(tokens) + 1) if stop else ():
-            text, found = stops.cut(self._with(tokens[:count]), stop)
-            if found:
-                self._tokens += tokens[:count]
-                return self._piece(text, "stop")
+        stop = self.job.stop
+        text, found = stops.cut(self._with(tokens), stop)
+        if found:
+            # Tokens behind the end that came with it are not counted.
+            count = next(n for n in range(1, len(tokens) + 1) if stops.cut(self._with(tokens[:n]), stop)[1])
+            self._tokens += tokens[:count]
+            return self._piece(text, "stop")
         self._tokens += tokens
-        text = self._with([])
         return self._piece(text if ended else stops.settled(text, stop), ended)
 
     def _with(self, tokens: Sequence[int]) -> str:
-        return text_after(self._tokenizer, self._prompt, [*self._tokens, *tokens])
+        return text_after(self._tokenizer, self._prompt, [*self._tokens, *tokens], self._before)
 
     def _piece(self, ready: str, ended: str | None) -> Piece:
         more, self._shown = ready[self._shown :], max(self._shown, len(ready))
@@ -180,11 +180,14 @@ class Scheduler:
             with self._change:
                 if not self._waiting:
                     return
-                job, index = self._waiting.popleft()
-            if job.over:
-                continue
-            job.begun = job.begun or time.monotonic()
-            self._running[self._slots.place(job.rows[index])] = _Text(job, index, self._tokenizer)
+                job, index = self._waiting[0]
+            if not job.over:
+                job.begun = job.begun or time.monotonic()
+                text = _Text(job, index, self._tokenizer)
+                self._running[self._slots.place(job.rows[index])] = text
+            # Not before, so that it is told when it could not be placed.
+            with self._change:
+                self._waiting.popleft()
 
     def _step(self) -> None:
         if not self._running:

@@ -15,10 +15,13 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taxonomy.errors import UserError
 from taxonomy.inference import completions
@@ -60,7 +63,8 @@ class Server:
             Route("/health", self._health),
         ]
         handlers = {Refused: _refused, HTTPException: _no_route, Exception: _broken}
-        return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+        own = [Middleware(_OwnPages)]
+        return Starlette(routes=routes, middleware=own, lifespan=lifespan, exception_handlers=handlers)
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._entry()]})
@@ -255,6 +259,21 @@ class _Answer(Response):
 
     def _usage(self) -> dict[str, int]:
         return completions.usage(self._asked.prompt_tokens, sum(self._note.tokens.values()))
+
+
+class _OwnPages:
+    """Refuses what a web page from elsewhere asks, of which a browser says where it is from; other clients say nothing."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        origin = headers.get("origin")
+        if origin is None or origin.partition("://")[2] == headers.get("host"):
+            return await self._app(scope, receive, send)
+        refused = Refused(403, f"origin: pages of {origin} may not ask this server", "origin", "origin_not_allowed")
+        await _refusal(refused)(scope, receive, send)
 
 
 def _failed(error: Exception, timeout: float) -> Refused:

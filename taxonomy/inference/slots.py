@@ -24,6 +24,7 @@ from taxonomy.inference import steps
 from taxonomy.inference.mixed import Mixed, Numbers, numbers
 from taxonomy.inference.samplers import Counts
 from taxonomy.inference.steps import Program
+from taxonomy.layers.cache import check_kind
 
 MOST = 8  # tokens a row in one call
 _STOPS = 4  # stop tokens a row
@@ -90,14 +91,18 @@ class Slots:
         *,
         slots: int,
         max_length: int,
+        max_inputs: int | None = None,
         vocab_size: int | None = None,
         dtype: str = "float32",
         piece: int = 512,
+        cache: str = "exact",
     ):
         """`max_length`: tokens of a prompt and its continuation that a slot has room for. `piece`: of prompts, read at a time.
 
-        Raises UserError.
+        `max_inputs`: tokens that an encoder beside reads at most, by default as many as the model is made for. `cache`: what is
+        kept of keys and values, see `layers.cache`. Raises UserError.
         """
+        check_kind(cache)
         if "decoder" not in model_spec.stacks:
             raise UserError("serve: the model is an encoder; it has nothing to continue a text with")
         if slots < 1:
@@ -106,11 +111,12 @@ class Slots:
         if max_length < 2 or (limit is not None and max_length > limit):
             allowed = "at least 2" if limit is None else f"2 to {limit}, the positions that the model knows"
             raise UserError(f"max_length: {max_length} is not allowed; {allowed}")
+        self.max_inputs = max(model_spec.inputs, max_length) if max_inputs is None else max_inputs
         self.max_length, self.vocab_size = max_length, model_spec.vocab if vocab_size is None else vocab_size
         self.beside_encoder = len(model_spec.stacks) > 1
         self._checked, self._piece = model_spec, piece
         model_spec, params = steps.ready(model_spec, params)
-        self._program = Program(model_spec, dtype, max_length, self.vocab_size)
+        self._program = Program(model_spec, dtype, max_length, self.vocab_size, cache)
         # Both programs read parameters of the type they compute in, which are cast once.
         self._read_params = steps.cast(params, model_spec, dtype)
         self._params = steps.unrolled(self._program, self._read_params)
@@ -145,8 +151,8 @@ class Slots:
                 f"max_new_tokens: {row.max_new_tokens} after a prompt of {len(row.tokens)} tokens is more than there is room for, "
                 f"{self.max_length}"
             )
-        if len(row.inputs or ()) > self.max_length:
-            raise UserError(f"inputs: {len(row.inputs)} tokens are more than there is room for, {self.max_length}")
+        if len(row.inputs or ()) > self.max_inputs:
+            raise UserError(f"inputs: {len(row.inputs)} tokens are more than there is room for, {self.max_inputs}")
         if len(row.stop_tokens) > _STOPS:
             raise UserError(f"stop_tokens: at most {_STOPS} allowed, got {len(row.stop_tokens)}")
 
@@ -200,7 +206,7 @@ class Slots:
             inputs, piece = None if row.inputs is None else [row.inputs], self._piece
             if program.model.prefixed:
                 piece = max(piece, prompts_lib.rounded(len(row.tokens)))
-            how = (1, 0, self.vocab_size, program.dtype, piece)
+            how = (1, 0, self.vocab_size, program.dtype, piece, program.cache)
             _, logits_1V, cache, *_ = steps.read(program.model, self._read_params, [row.tokens], inputs, *how)
             one.done = len(row.tokens)
         else:
@@ -237,7 +243,7 @@ class Slots:
 
         def shapes(rows: int) -> State:
             tokens_BT = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-            memory_BS = jax.ShapeDtypeStruct((rows, prompts_lib.rounded(self.max_length)), jnp.int32)
+            memory_BS = jax.ShapeDtypeStruct((rows, prompts_lib.rounded(self.max_inputs)), jnp.int32)
             given = {"inputs": memory_BS, "input_positions": memory_BS} if self.beside_encoder else {}
             read = functools.partial(steps.prefill, self._program, 1)
             _, cache = jax.eval_shape(read, self._read_params, tokens_BT, tokens_BT, given)

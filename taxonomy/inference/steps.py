@@ -22,6 +22,8 @@ from taxonomy.inference.samplers import Counts, Sampler
 from taxonomy.layers.cache import check_kind
 from taxonomy.layers.params import MATRIX_ROLES, Declared, turned
 
+_WORD = 2**32 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -78,8 +80,12 @@ def ready(model_spec: spec.Model, params: Mapping[str, Any]) -> tuple[spec.Model
 
 
 def key(seed: int | jax.Array) -> jax.Array:
-    """The key of all draws, from a seed or given as it is."""
-    return seed if isinstance(seed, jax.Array) else jax.random.key(seed)
+    """The key of all draws, from a seed of 64 bits at most or given as it is."""
+    if isinstance(seed, jax.Array):
+        return seed
+    high, low = (int(seed) >> 32) & _WORD, int(seed) & _WORD
+    # JAX takes the lower word alone; both make the key that it would make with 64 bits.
+    return jax.random.wrap_key_data(np.array([high, low], np.uint32)) if high else jax.random.key(np.uint32(low))
 
 
 def stops(stop_token: int | Sequence[int] | None) -> np.ndarray:
@@ -120,7 +126,7 @@ def _repeated(tree: Any, copies: int) -> Any:
 
 
 def unrolled(program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a step reads, from parameters in the scanned layout; what is not changed is not copied."""
+    """What a step reads, from parameters in the scanned layout; on CPU in a layout of its own."""
     params = {name: value for name, value in params.items() if not name.startswith("encoder")}
     params = cast(params, program.model, program.dtype)
     return {**params, "decoder": _laid_out(program.model, params["decoder"])}

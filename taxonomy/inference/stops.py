@@ -19,9 +19,12 @@ def check(stops: Sequence[str]) -> tuple[str, ...]:
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop string in it, and whether there is one."""
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    """The text before a stop string in it, and whether there is one.
+
+    Of several the one that ends first counts, so that where a text ends does not depend on how much of it comes at a time.
+    """
+    ends = [(place + len(stop), place) for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(ends)[1]], True) if ends else (text, False)
 
 
 def settled(text: str, stops: Sequence[str]) -> str:

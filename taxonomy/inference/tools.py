@@ -23,11 +23,13 @@ LONGEST = 1000  # characters that a program may print
 class Tool:
     """A call is text that matches `call`, up to its closing marker; of its first group, `answer` makes what is written behind it.
 
-    An answer of None leaves the call as the model wrote it, and the model goes on by itself.
+    An answer of None leaves the call as the model wrote it, and the model goes on by itself. Behind `opening`, until the call
+    ends, what looks like a call of another tool is none.
     """
 
     call: re.Pattern[str]
     answer: Callable[[str], str | None]
+    opening: str | None = None
 
 
 def _value(expression: str) -> str | None:
@@ -45,7 +47,7 @@ def _output(source: str) -> str:
 # <<48/2=24>> and <python>print(2**10)</python><output>1024</output>, where the model writes up to `=` and `</python>`.
 TOOLS = {
     "calculator": Tool(calculator.CALL, _value),
-    "python": Tool(re.compile(r"<python>(.*?)</python>", re.DOTALL), _output),
+    "python": Tool(re.compile(r"<python>(.*?)</python>", re.DOTALL), _output, "<python>"),
 }
 
 
@@ -70,7 +72,8 @@ class Calling:
         self._tools, self._tokenizer, self._before = [find(tool) for tool in tools], tokenizer, before
         self._waiting: list[list[int]] = [[] for _ in before]
         self._read, self._calls = [0] * len(before), [0] * len(before)
-        self._seen = [0] * len(before)  # characters, up to the end of the last call or its answer
+        # Characters that each tool need not look at again: up to the end of its last call, or of any tool's last answer.
+        self._seen = [[0] * len(self._tools) for _ in before]
 
     def allowed(self) -> np.ndarray:
         """All tokens in rows without an answer, its next token in others; uint8 (B, ceil(V / 8))."""
@@ -101,16 +104,18 @@ class Calling:
     def _called(self, row: int, new: Sequence[int]) -> int | None:
         """Answers the first call, if there is one. What the last token is to be instead, if another."""
         text = text_after(self._tokenizer, self._before[row], new)
-        found = [(match.end(), tool, match) for tool in self._tools if (match := tool.call.search(text, self._seen[row]))]
-        if not found:
-            return None
-        end, tool, match = min(found, key=lambda one: one[0])
-        self._seen[row] = end
-        answer = tool.answer(match[1])
-        if answer is None:
-            return None
+        answer, seen = None, self._seen[row]
+        while answer is None:
+            searched = ((number, tool.call.search(text, seen[number])) for number, tool in enumerate(self._tools))
+            found = [(match.end(), number, match) for number, match in searched if match]
+            if not found:
+                return None
+            end, number, match = min(found, key=lambda one: one[0])
+            if not self._inside(row, number, text[: match.start()]):
+                answer = self._tools[number].answer(match[1])
+            seen[number] = end
         self._calls[row] += 1
-        self._seen[row] += len(answer)
+        seen[:] = [end + len(answer)] * len(seen)
         if end == len(text):
             self._waiting[row] = continuation(self._tokenizer, [*self._before[row], *new], answer)
             return None
@@ -118,3 +123,8 @@ class Calling:
         rest = text[len(text_after(self._tokenizer, self._before[row], kept)) : end]
         first, *self._waiting[row] = continuation(self._tokenizer, [*self._before[row], *kept], rest + answer)
         return first
+
+    def _inside(self, row: int, number: int, before: str) -> bool:
+        """Whether a call of another tool is open behind this text."""
+        others = (pair for i, pair in enumerate(zip(self._tools, self._seen[row], strict=True)) if i != number)
+        return any(tool.opening is not None and before.find(tool.opening, seen) >= 0 for tool, seen in others)

@@ -164,7 +164,10 @@ def forgotten(cache: Any, last_B: jax.Array) -> Any:
     """
 
     def one(path, x):
-        return jnp.where(x > last_B[:, None], -1, x) if path[-1].key == "cached_position" else x
+        if path[-1].key != "cached_position":
+            return x
+        last = last_B.reshape(-1, *[1] * (x.ndim - 1))  # inside tracks there is an axis of these between rows and slots
+        return jnp.where(x > last, -1, x)
 
     return jax.tree_util.tree_map_with_path(one, cache)
 

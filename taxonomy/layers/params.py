@@ -28,7 +28,7 @@ class Declared(nn.LogicallyPartitioned):
 
 @struct.dataclass
 class Turned:
-    """A kernel stored for `project` alone with its outputs, of that shape, first: so it is read fastest for few rows on CPU."""
+    """A kernel of a shape, stored for `project` alone with its outputs first: so it is read fastest for few rows on CPU."""
 
     kernel_OI: jax.Array
     shape: tuple[int, ...] = struct.field(pytree_node=False)
@@ -40,11 +40,8 @@ def turned(declared: Declared, kernel: jax.Array) -> jax.Array | Turned:
     if declared.role not in ("query", "key", "value", "mlp", "residual") or {"experts", "tracks", "latent"} & set(declared.names):
         return kernel
     layers = declared.names.count("layers")
-    inputs = layers
-    while math.prod(kernel.shape[layers:inputs]) < declared.fan_in:
-        inputs += 1
     kernel_OI = kernel.reshape(*kernel.shape[:layers], declared.fan_in, -1).swapaxes(-1, -2)
-    return Turned(kernel_OI, kernel.shape[inputs:])
+    return Turned(kernel_OI, kernel.shape[layers:])
 
 
 def declare(
@@ -93,12 +90,12 @@ def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, inpu
     x_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
     if isinstance(kernel, Turned):
         # The barrier keeps XLA from multiplying in the other order, which would take this away.
-        tail, y_NO = kernel.shape, jax.lax.optimization_barrier(kernel.kernel_OI.astype(x.dtype) @ x_NI.T).T
+        y_NO = jax.lax.optimization_barrier(kernel.kernel_OI.astype(x.dtype) @ x_NI.T).T
     else:
-        tail, y_NO = kernel.shape[inputs:], x_NI @ kernel.astype(x.dtype).reshape(x_NI.shape[1], -1)
+        y_NO = x_NI @ kernel.astype(x.dtype).reshape(x_NI.shape[1], -1)
     if bias is not None:
         y_NO = y_NO + bias.astype(x.dtype).reshape(-1)
-    return y_NO.reshape(*lead, *tail)
+    return y_NO.reshape(*lead, *kernel.shape[inputs:])
 
 
 def dropout(module: nn.Module, x: jax.Array, rate: float, train: bool) -> jax.Array:

@@ -268,12 +268,18 @@ def restore_params(workdir: str | pathlib.Path) -> tuple[ml_collections.ConfigDi
 
 def restore_tokenizer(workdir: str | pathlib.Path) -> Any:
     """The tokenizer a workdir was trained or converted with. Raises UserError when there is none."""
-    from taxonomy.data.tokenizers import DESCRIPTION, load_tokenizer
+    from taxonomy.data.tokenizers import load_tokenizer
 
-    folder = pathlib.Path(workdir) / "tokenizer"
-    if not (folder / DESCRIPTION).is_file():
+    if not has_tokenizer(workdir):
         raise UserError(f"--workdir: {workdir} has no tokenizer; a converted one has that of the files beside its parameters")
-    return load_tokenizer(folder)
+    return load_tokenizer(pathlib.Path(workdir) / "tokenizer")
+
+
+def has_tokenizer(workdir: str | pathlib.Path) -> bool:
+    """Whether a workdir has the tokenizer it was trained or converted with."""
+    from taxonomy.data.tokenizers import DESCRIPTION
+
+    return (pathlib.Path(workdir) / "tokenizer" / DESCRIPTION).is_file()
 
 
 def manifest(argv: list[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Decoding with a cache is the full forward pass, one token at a time; generation is decoding with a sampler."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from taxonomy import registry, spec, stack
 from taxonomy.errors import UserError
 from taxonomy.inference import decode, steps
 from taxonomy.inference import prompts as prompts_lib
-from taxonomy.layers.params import Turned
+from taxonomy.layers.params import Declared, Turned, project, turned
 from taxonomy.scaling import accounting
 
 # Ragged: from a single token to more than the window of any tiny model, read in up to four pieces.
@@ -439,15 +440,35 @@ def test_casting_ahead_changes_nothing(tiny):
 
 def test_turned_kernels_project_as_they_did(tiny):
     """And those that something else than a projection reads stay as they are."""
-    for family, turned in (("gpt2", {"query", "key", "value", "out", "up", "down"}), ("deepseek_v2", {"rotary_key", "out"})):
+    for family, expected in (("gpt2", {"query", "key", "value", "out", "up", "down"}), ("deepseek_v2", {"rotary_key", "out"})):
         one = tiny(family)
         params = steps.unrolled(steps.Program(one.spec, "float32", 32, 512), one.params)
         leaves = jax.tree_util.tree_leaves_with_path(params["decoder"], is_leaf=lambda leaf: isinstance(leaf, Turned))
         found = {path[-1].key for path, leaf in leaves if isinstance(leaf, Turned)}
-        assert found >= turned and not found & {path[-1].key for path, leaf in leaves if not isinstance(leaf, Turned)} & turned
+        assert found >= expected and not found & {path[-1].key for path, leaf in leaves if not isinstance(leaf, Turned)} & expected
         assert family == "gpt2" or not found & {"key", "value"}
-        expected = forward(one.model(), one.params, random_tokens(one))
-        np.testing.assert_allclose(forward(one.model(scan=False), params, random_tokens(one)), expected, atol=1e-5)
+        logits = forward(one.model(), one.params, random_tokens(one))
+        np.testing.assert_allclose(forward(one.model(scan=False), params, random_tokens(one)), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "inputs"), [((1, 4), 1), ((2, 1, 4), 2), ((2, 1, 4), 1), ((4, 1, 2), 1), ((1, 1, 4), 2)])
+def test_turned_kernels_with_dimensions_of_one(shape, inputs):
+    fan_in = math.prod(shape[:inputs])
+    kernel = jnp.arange(3.0 * math.prod(shape)).reshape(3, *shape)
+    box = Declared(kernel, ("layers", *[None] * len(shape)), role="mlp", fan_in=fan_in, fan_out=math.prod(shape[inputs:]))
+    layer = jax.tree.map(lambda x: x[1], turned(box, kernel))
+    x = jnp.arange(10.0 * fan_in).reshape(2, 5, *shape[:inputs])
+    expected = project(x, kernel[1], inputs=inputs)
+    assert expected.shape == (2, 5, *shape[inputs:])
+    np.testing.assert_array_equal(project(x, layer, inputs=inputs), expected)
+
+
+def test_seeds_beyond_32_bits():
+    """Those of 32 are JAX's; no two of 64 are the same."""
+    for seed in (0, 7, 2**32 - 1):
+        assert steps.key(seed) == jax.random.key(seed)
+    seeds = [7, 7 + 2**32, 7 + 2**33, 2**63 - 1, 2**32 - 1, -1, -(2**63)]
+    assert len({tuple(jax.random.key_data(steps.key(seed)).tolist()) for seed in seeds}) == len(seeds)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,6 +1,7 @@
 """Rows that share slots say what each would say alone."""
 
 import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,9 @@ import pytest
 from taxonomy import config as config_lib
 from taxonomy import model as model_lib
 from taxonomy import registry, spec
+from taxonomy.data.tokenizers import BytesTokenizer
 from taxonomy.errors import UserError
-from taxonomy.inference import decode, mixed
+from taxonomy.inference import completions, decode, mixed
 from taxonomy.inference.samplers import Counts
 from taxonomy.inference.slots import Row, Slots
 
@@ -148,6 +150,28 @@ def test_numbers_of_rows_are_those_of_samplers():
 def test_impossible_slots(name, how, complaint, tiny):
     with pytest.raises(UserError, match=complaint):
         Slots(tiny(name).spec, tiny(name).params, **{"slots": 1, "max_length": 16, **how})
+
+
+def test_slots_with_caches_in_int8(tiny):
+    """Prompts read at once and in pieces."""
+    one, row = tiny("llama"), Row(tuple(range(20, 41)), 8, drawing={"temperature": 0.0})
+    expected = alone(one, [row], cache="int8")
+    assert [said(Slots(one.spec, one.params, slots=1, max_length=48, cache="int8", piece=32), [row])] == [expected]
+
+
+def test_encoders_read_what_they_are_made_for(tiny):
+    """However little a slot has room for, unless it is said."""
+    one = tiny("t5")
+    row = Row((3,), 4, tuple(range(20, 20 + one.spec.inputs)), drawing={"temperature": 0.0})
+    assert said(Slots(one.spec, one.params, slots=1, max_length=8), [row]) == alone(one, [row])
+    slots = Slots(one.spec, one.params, slots=1, max_length=8, max_inputs=10)
+    with pytest.raises(UserError, match=r"inputs: [0-9]+ tokens are more than there is room for, 10"):
+        slots.check(row)
+    model = completions.Model("t5", slots, BytesTokenizer(), 1)
+    for body, param in (({"prompt": "x" * 10}, "prompt"), ({"prompt": "x", "max_tokens": 9}, "max_tokens")):
+        with pytest.raises(completions.Refused) as refused:
+            model.asked(json.dumps({"model": "t5", **body}).encode())
+        assert (refused.value.param, refused.value.code) == (param, "context_length_exceeded")
 
 
 def test_impossible_rows(tiny):

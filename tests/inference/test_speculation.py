@@ -1,6 +1,7 @@
 """Speculative decoding: the rule by itself, that it changes nothing but speed, what each draft proposes, and what is refused."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from scipy import stats
 
 from taxonomy import config as config_lib
 from taxonomy import model as model_lib
-from taxonomy import registry
+from taxonomy import registry, spec
 from taxonomy.errors import NoCheckpoint, UserError
 from taxonomy.inference import decode, speculation
 from taxonomy.inference.drafts import Draft, PromptLookup, Proposal, Rows, each
@@ -37,6 +38,13 @@ SECTION = dict(
     head="untied",
     initializer="normal(std=0.2)",
 )
+
+
+class Small(NamedTuple):
+    spec: spec.Model
+    params: Any
+
+
 FEW = [[1, 2, 3], [4], [0, 1, 2, 3, 4, 3, 2, 1, 0, 1]]
 
 
@@ -196,11 +204,12 @@ class Told(Draft):
         return None
 
 
-# Windows, latents, layers that some tokens pass by, chunks, an encoder beside.
-@pytest.mark.parametrize("name", ["mistral", "deepseek_v2", "mixture_of_depths", "llama4", "t5"])
-def test_greedy_is_greedy_in_all_kinds_of_caches(tiny, name):
+# Windows, latents, layers that some tokens pass by, chunks, an encoder beside, tracks.
+@pytest.mark.parametrize("name", ["mistral", "deepseek_v2", "mixture_of_depths", "llama4", "t5", "tracks"])
+def test_greedy_is_greedy_in_all_kinds_of_caches(tiny, random_params, name):
     """Every fifth token is drafted wrongly, so that what came after it was read in vain."""
-    one = tiny(name)
+    tracks = {"blocks": {"block": "tracks(pre(attention, mlp), count=2)"}, "decoder": "2*block", "vocab": 64, "ahead": None}
+    one = Small(*randomly(random_params, {**SECTION, **tracks})) if name == "tracks" else tiny(name)
     how = {"max_new_tokens": 24} | ({"inputs": [[5, 6, 7], [8], [9, 10]]} if len(one.spec.stacks) > 1 else {})
     expected = decode.generate_tokens(one.spec, one.params, PROMPTS, **how)
     found, tally = continued(one.spec, one.params, PROMPTS, Told(expected), **how)
@@ -255,6 +264,12 @@ def test_modules_say_what_they_do_in_training(few):
                 found = int(np.cumprod(right).sum())
                 checks, proposed, kept, known = checks + 1, proposed + count, kept + found, known + found + 1
         assert tally == (checks, proposed, kept)
+
+
+def test_modules_keep_what_caches_are_asked_for(few):
+    decoding = decode.Decoding(*few, FEW, max_new_tokens=4, speculate="ahead", cache="int8")
+    kept = {leaf.dtype.name for leaf in jax.tree.leaves(decoding._state.memory["cache"])}
+    assert kept == {"int8", "float32", "int32"}
 
 
 def test_steps_at_a_time_and_other_rows_change_nothing(few, other):

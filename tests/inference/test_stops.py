@@ -14,10 +14,18 @@ from taxonomy.inference import stops
         ("abcabc", ("ca",), ("ab", True)),
         ("abcabc", ("cab", "b"), ("a", True)),
         ("abc", ("abc",), ("", True)),
+        ("abcabc", ("abca", "bc"), ("a", True)),
     ],
 )
 def test_texts_are_cut_before_the_first_stop(text, strings, expected):
     assert stops.cut(text, strings) == expected
+
+
+@pytest.mark.parametrize("strings", [("é", "béé"), ("béé", "é"), ("abéé", "bé")])
+def test_where_a_text_ends_does_not_depend_on_how_it_comes(strings):
+    text = "aabéé"
+    byte_by_byte = (text.encode()[:count].decode(errors="replace") for count in range(len(text.encode()) + 1))
+    assert next(cut for cut in (stops.cut(some, strings) for some in byte_by_byte) if cut[1]) == stops.cut(text, strings)
 
 
 @pytest.mark.parametrize(

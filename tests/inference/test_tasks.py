@@ -29,6 +29,12 @@ def test_names_are_asked_where_they_stand():
     assert {question["answer"] for question in asked} == {0, 1, 2}
 
 
+def test_names_in_a_line_longer_than_a_piece_are_not_asked():
+    text = "one = two = 1\none, two = two, one\n" + "one + two + " * 9 + "one"
+    asked = list(registry.create("task", "next_name(choices=2, characters=20)", "--tasks")._of_module(text))
+    assert asked and all(len(question["context"]) <= 20 for question in asked)
+
+
 def test_sums_are_right():
     made = documents("sums(count=50, digits=3, shots=2)")
     for question in itertools.chain(*made.values()):

@@ -111,6 +111,41 @@ def test_calls_are_answered_once_and_not_for_ever(written, monkeypatch):
     assert not written(["a"], [b"!a?"], tools=[echo])[0].startswith("!a?[")
 
 
+PROGRAM = Tool(tools.TOOLS["python"].call, lambda source: f"[{len(source)}]", "<python>")
+
+
+@pytest.mark.parametrize(
+    ("said", "answered"),
+    [
+        ("<python>x = 1 <<2==", ""),  # a shift in a program is no sum
+        ("<python>x <<y==3</python>", "[8]"),
+        ("<<y=<python>1</python>", "[1]"),
+        ("<python>x</python>[1]<<1+1=", "2>>"),
+        ("<<x=<<1+1=", "2>>"),
+    ],
+)
+def test_tools_leave_each_other_alone(said, answered):
+    calling = Calling(["calculator", PROGRAM], TOKENIZER, [[*b"<python>"]])
+    tokens = []
+    for token in said.encode():
+        tokens.append(calling._waiting[0][0] if calling._waiting[0] else token)
+        calling.follow([tokens])
+    assert bytes(tokens).decode() == said and bytes(calling._waiting[0]).decode() == answered
+
+
+def test_several_calls_in_a_token():
+    """One that is not answered does not hide the next."""
+
+    class Whole(BytesTokenizer):
+        vocab_size = 258
+
+        def _decode(self, ids):
+            return b"".join(b"<<y=<<1+1=" if token == 257 else bytes([token]) for token in ids).decode()
+
+    calling = Calling(["calculator"], Whole(), [[]])
+    assert calling.follow([[257]]) is not None and bytes(calling._waiting[0]) == b"2>>"
+
+
 def test_an_answer_stands_behind_any_text():
     """A tokenizer that begins every text with a space answers without one."""
 
@@ -120,7 +155,13 @@ def test_an_answer_stands_behind_any_text():
 
     before = [*b"<<48/2="]
     assert continuation(TOKENIZER, before, "24>>") == continuation(Spaced(), before, "24>>") == [*b"24>>"]
-    assert text_after(TOKENIZER, before, [*b"24"]) == "24"
+    assert text_after(TOKENIZER, before, [*b"24"]) == text_after(TOKENIZER, before, [*b"24"], "<<48/2=") == "24"
+
+    class Beginning(BytesTokenizer):
+        def encode_batch(self, texts):
+            return [np.array([256, *b"_", *text.encode(), 256]) for text in texts]
+
+    assert continuation(Beginning(), before, "24") == [*b"_24"]
 
 
 def test_programs(programs):
