@@ -85,7 +85,7 @@ def _described(config: Any, plan: Any, found: Any) -> dict[str, Any]:
         "devices": found.devices,
         "accelerator": found.accelerator.name,
         "batch_tokens": plan.batches.full * plan.context,
-        "microbatches": plan.microbatches(plan.steps),
+        "microbatches": plan.most_microbatches,
         "remat": plan.execution.remat,
         "bytes": {
             "parameters": found.parameters,

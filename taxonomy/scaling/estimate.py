@@ -98,7 +98,7 @@ class Estimate:
 
 def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerator, traced: Any = None) -> Estimate:
     """The step of the full batch on this mesh. `traced`: the step traced before, for a mesh on which the same axes are at work."""
-    trainer, microbatches = make_trainer(plan, mesh), plan.microbatches(plan.steps)
+    trainer, microbatches = make_trainer(plan, mesh), plan.most_microbatches
     batch = abstract_batch(plan, plan.batches.full)
     jaxpr = (trainer.trace(batch, microbatches) if traced is None else traced).jaxpr
     rules = Rules(dict(mesh.shape))

@@ -64,7 +64,7 @@ def compile_step(plan: Plan, where: Slice) -> Compiled:
         chosen = "ragged" if plan.execution.experts == "auto" else plan.execution.experts
         plan = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, experts=chosen))
         trainer = make_trainer(plan, sharding.make_mesh(plan.config.mesh, devices))
-        lowered = trainer.lower(abstract_batch(plan, plan.batches.full), plan.microbatches(plan.steps), "tpu")
+        lowered = trainer.lower(abstract_batch(plan, plan.batches.full), plan.most_microbatches, "tpu")
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
         raise UserError(f"--topology: the compiler says: {str(e).splitlines()[0]}") from None

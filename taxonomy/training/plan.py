@@ -65,6 +65,11 @@ class Plan:
         """How many parts the step's batch is computed in."""
         return max(1, math.ceil(self.batches.sequences(step) / self.microbatch))
 
+    @property
+    def most_microbatches(self) -> int:
+        """How many parts the full batch is computed in."""
+        return max(1, math.ceil(self.batches.full / self.microbatch))
+
 
 def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
     """Reads every field of the config. Raises UserError naming the first one that is wrong."""

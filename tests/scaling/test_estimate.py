@@ -20,7 +20,7 @@ def both(name: str, overrides: dict):
     """An estimate for a mesh of 8 devices, and the compiled step."""
     plan = make_plan(config_lib.load_config(name, overrides), 8)
     mesh = plan.config.mesh
-    lowered = make_trainer(plan).lower(abstract_batch(plan, plan.batches.full), plan.microbatches(plan.steps))
+    lowered = make_trainer(plan).lower(abstract_batch(plan, plan.batches.full), plan.most_microbatches)
     return estimate(plan, sharding.abstract_mesh(mesh, 8), H100), lowered.compile()
 
 
