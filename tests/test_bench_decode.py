@@ -1,6 +1,8 @@
 """The benchmark of decoding: its contenders write what they are asked for, its figures are those of their seconds."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +39,8 @@ def test_figures():
     assert found["ratio_to_transformers"] == {"float32": 2.0, "bfloat16": 6.0}
     # 2 steps of 2 tokens a second in float32.
     assert found["share_of_memory_bound"] == {"float32": 1.0, "bfloat16": 1.0, "transformers": 0.333}
+
+
+def test_the_command_knows_its_benchmarks():
+    done = subprocess.run([sys.executable, "-m", "taxonomy.bench", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2 and "expected one of train, experts, speculate, decode, got nothing" in done.stderr

@@ -16,6 +16,8 @@ from taxonomy.errors import UserError
 ROUNDS = flags.DEFINE_integer("rounds", 8, "Turns of each contender.")
 STEPS = flags.DEFINE_integer("steps", 4, "Steps of one turn.")
 CORES = flags.DEFINE_integer("cores", 1, "Cores of each contender.")
+BATCHES = flags.DEFINE_list("batches", ["1", "8"], "Rows that are written side by side.")
+NEW_TOKENS = flags.DEFINE_integer("new_tokens", 128, "Tokens written after each prompt.")
 
 
 def on_cores() -> list[str]:

@@ -5,28 +5,26 @@ import statistics
 from absl import flags
 
 from taxonomy import spec
-from taxonomy.bench.contenders import CORES, ROUNDS, Contender, say
+from taxonomy.bench.contenders import BATCHES, CORES, NEW_TOKENS, ROUNDS, Contender, say
 from taxonomy.errors import UserError
 
-_BATCHES = flags.DEFINE_list("batches", ["1", "8"], "Rows that are written side by side.")
 _SIZE = flags.DEFINE_enum("size", "124m", ("124m", "tiny"), "Size of the model that writes.")
 _PROMPT = flags.DEFINE_integer("prompt_tokens", 32, "Tokens of a prompt.")
-_NEW = flags.DEFINE_integer("new_tokens", 128, "Tokens written after each prompt.")
 _MODULE = "taxonomy.interop.decode_peers"
 _OURS, _PEER = ("float32", "bfloat16"), "transformers"
 
 
 def benchmark() -> dict:
     """Tokens written per second by batch and contender, and how near to what reading the memory allows."""
-    for batch in _BATCHES.value:
+    for batch in BATCHES.value:
         if not batch.isdigit() or int(batch) < 1:
             raise UserError(f"--batches: expected numbers of at least 1, got {batch!r}")
-    for flag in (_PROMPT, _NEW):
+    for flag in (_PROMPT, NEW_TOKENS):
         if flag.value < 1:
             raise UserError(f"--{flag.name}: must be at least 1, got {flag.value}")
-    result = {"size": _SIZE.value, "prompt_tokens": _PROMPT.value, "new_tokens": _NEW.value}
+    result = {"size": _SIZE.value, "prompt_tokens": _PROMPT.value, "new_tokens": NEW_TOKENS.value}
     result |= {"cores": CORES.value, "rounds": ROUNDS.value}
-    return result | {f"batch {batch}": _compared(batch) for batch in _BATCHES.value}
+    return result | {f"batch {batch}": _compared(batch) for batch in BATCHES.value}
 
 
 def _compared(batch: str) -> dict:
@@ -36,7 +34,7 @@ def _compared(batch: str) -> dict:
     try:
         for kind in (*_OURS, _PEER, "memory"):
             say(f"batch {batch}: starting {kind}")
-            runners[kind] = Contender(_MODULE, (_SIZE.value, batch, str(_PROMPT.value), str(_NEW.value), kind))
+            runners[kind] = Contender(_MODULE, (_SIZE.value, batch, str(_PROMPT.value), str(NEW_TOKENS.value), kind))
         for turn in range(ROUNDS.value):
             say(f"batch {batch}: round {turn + 1} of {ROUNDS.value}")
             for kind, runner in runners.items():
@@ -46,8 +44,8 @@ def _compared(batch: str) -> dict:
             runner.close()
     seconds = {kind: runner.seconds["read" if kind == "memory" else "decode"] for kind, runner in runners.items()}
     model = spec.model(decode_peers.our_config(_SIZE.value).model)
-    reads = {dtype: step_bytes(model, int(batch), _PROMPT.value, _NEW.value, dtype) for dtype in _OURS}
-    return figures(seconds, int(batch) * _NEW.value, _NEW.value, reads, decode_peers.BYTES)
+    reads = {dtype: step_bytes(model, int(batch), _PROMPT.value, NEW_TOKENS.value, dtype) for dtype in _OURS}
+    return figures(seconds, int(batch) * NEW_TOKENS.value, NEW_TOKENS.value, reads, decode_peers.BYTES)
 
 
 def step_bytes(model: spec.Model, batch: int, prompt: int, new: int, dtype: str) -> float:
