@@ -96,11 +96,11 @@ class Estimate:
         return self.flops / self.touched
 
 
-def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerator, traced: Any = None) -> Estimate:
-    """The step of the full batch on this mesh. `traced`: the step traced before, for a mesh on which the same axes are at work."""
+def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerator) -> Estimate:
+    """The step of the full batch on this mesh."""
     trainer, microbatches = make_trainer(plan, mesh), plan.most_microbatches
     batch = abstract_batch(plan, plan.batches.full)
-    jaxpr = (trainer.trace(batch, microbatches) if traced is None else traced).jaxpr
+    jaxpr = trainer.trace(batch, microbatches).jaxpr
     rules = Rules(dict(mesh.shape))
     own = sharding.batch_sharding(mesh)
     places = [
