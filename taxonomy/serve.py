@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     check_kind(given.cache, "--cache")
     for library in ("starlette", "uvicorn"):
         if importlib.util.find_spec(library) is None:
-            raise UserError(f"serve: needs {library}, which is not installed: pip install 'taxonomy[serve]'")
+            raise UserError(f"serve: needs {library}, which is not installed: pip install -e '.[serve]'")
 
     import jax
 

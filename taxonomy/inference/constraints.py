@@ -170,7 +170,7 @@ def _told(complaint: str) -> str:
 
 def _llguidance() -> Any:
     if importlib.util.find_spec("llguidance") is None:
-        raise UserError("constraint: needs the library llguidance, which is not installed: pip install 'taxonomy[constrained]'")
+        raise UserError("constraint: needs the library llguidance, which is not installed: pip install -e '.[constrained]'")
     import llguidance
 
     return llguidance

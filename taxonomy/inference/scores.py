@@ -152,4 +152,4 @@ class Rouge:
 
 def _need(library: str) -> None:
     if importlib.util.find_spec(library) is None:
-        raise ValueError(f"needs the library {library}, which is not installed: pip install 'taxonomy[tasks]'")
+        raise ValueError(f"needs the library {library}, which is not installed: pip install -e '.[tasks]'")

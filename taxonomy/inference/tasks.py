@@ -24,7 +24,7 @@ def check(sentences: Sequence[str]) -> None:
         if _local(sentence):
             registry.create("task", sentence, "--tasks")
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("--tasks: needs the library lm_eval, which is not installed: pip install 'taxonomy[eval]'")
+        raise UserError("--tasks: needs the library lm_eval, which is not installed: pip install -e '.[eval]'")
 
 
 def _local(sentence: str) -> bool:
