@@ -72,7 +72,7 @@ def test_a_missing_library_is_one_line(monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name, library in (("bleu", "sacrebleu"), ("rouge", "rouge_score")):
-        with pytest.raises(UserError, match=rf"{name}: needs the library {library}.*pip install 'taxonomy\[tasks\]'") as caught:
+        with pytest.raises(UserError, match=rf"{name}: needs the library {library}.*pip install -e '.\[tasks\]'") as caught:
             score(name, [], [])
         assert len(str(caught.value).splitlines()) <= 2
     assert score("accuracy", ["a"], ["a"]) == 1.0

@@ -123,7 +123,7 @@ def test_without_lm_eval(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--tasks: needs the library lm_eval.*pip install 'taxonomy\[eval\]'"):
+    with pytest.raises(UserError, match=r"--tasks: needs the library lm_eval.*pip install -e '.\[eval\]'"):
         tasks.check(["sums"])
 
 
