@@ -17,6 +17,7 @@ from flax.core import meta
 
 from taxonomy import model as model_lib
 from taxonomy import spec, stack
+from taxonomy.inference import kept
 from taxonomy.inference.prompts import padded
 from taxonomy.inference.samplers import Counts, Sampler
 from taxonomy.layers.cache import check_kind
@@ -126,10 +127,16 @@ def _repeated(tree: Any, copies: int) -> Any:
 
 
 def unrolled(program: Program, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a step reads, from parameters in the scanned layout; on CPU in a layout of its own."""
+    """What a step reads, from parameters in the scanned layout; on CPU in a layout of its own. Kept for the next call."""
     params = {name: value for name, value in params.items() if not name.startswith("encoder")}
-    params = cast(params, program.model, program.dtype)
-    return {**params, "decoder": _laid_out(program.model, params["decoder"])}
+    return _read_by_steps((program.model, program.dtype), params)
+
+
+@kept.while_alive
+def _read_by_steps(program: tuple[spec.Model, str], params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a model that computes in a type, as `unrolled` says."""
+    params = cast(params, *program)
+    return {**params, "decoder": _laid_out(program[0], params["decoder"])}
 
 
 @functools.partial(jax.jit, static_argnums=0)
