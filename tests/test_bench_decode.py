@@ -32,13 +32,13 @@ def test_bytes_of_a_step():
 
 
 def test_figures():
-    """Ratios are of a round's own turns; memory of 100 bytes in 1 s allows 100 bytes of steps a second."""
+    """Ratios are of a round's own turns; memory of 100 bytes in 0.5 s at best allows 200 bytes of steps a second."""
     seconds = {"float32": [1.0, 2.0, 8.0], "bfloat16": [1.0, 1.0, 1.0], "transformers": [2.0, 6.0, 8.0], "memory": [1.0, 0.5, 2.0]}
     found = decode.figures(seconds, tokens=8, steps=4, reads={"float32": 50.0, "bfloat16": 25.0}, read=100)
     assert found["tokens_per_second"] == {"float32": 4.0, "bfloat16": 8.0, "transformers": round(8 / 6, 2)}
     assert found["ratio_to_transformers"] == {"float32": 2.0, "bfloat16": 6.0}
-    # 2 steps of 2 tokens a second in float32.
-    assert found["share_of_memory_bound"] == {"float32": 1.0, "bfloat16": 1.0, "transformers": 0.333}
+    # 4 steps of 2 tokens a second in float32.
+    assert found["share_of_memory_bound"] == {"float32": 0.5, "bfloat16": 0.5, "transformers": 0.167}
 
 
 def test_the_command_knows_its_benchmarks():

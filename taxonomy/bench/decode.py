@@ -64,7 +64,7 @@ def step_bytes(model: spec.Model, batch: int, prompt: int, new: int, dtype: str)
 def figures(seconds: dict[str, list[float]], tokens: int, steps: int, reads: dict[str, float], read: int) -> dict:
     """What is printed. `seconds` of each turn, `tokens` and `steps` of one; bytes that a step `reads` and that "memory" read."""
     speed = {kind: tokens / statistics.median(turns) for kind, turns in seconds.items() if kind != "memory"}
-    bandwidth = read / statistics.median(seconds["memory"])
+    bandwidth = read / min(seconds["memory"])  # a bound: what disturbed other readings is none of it
     ratios = {
         kind: statistics.median(peer / own for peer, own in zip(seconds[_PEER], seconds[kind], strict=True)) for kind in _OURS
     }
