@@ -8,14 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
+from jax.sharding import PartitionSpec
 
-from taxonomy import registry
+from taxonomy import registry, sharding
 from taxonomy.errors import UserError, nearest
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import MATRIX_ROLES, Declared
 from taxonomy.layers.routers import Routed, load
 from taxonomy.layers.routing import Routing, sow
 from taxonomy.ops import layouts
+from taxonomy.ops.grouped_matmul import Groups
 from taxonomy.ops.layouts import Layout
 from taxonomy.registry import Annotated, Component, component
 
@@ -67,9 +70,12 @@ class MixtureOfExperts(nn.Module):
         routed = registry.instantiate(self.router, name="router")(x_BTD, context)
         layout = self._layout(routed, x_BTD.shape[1], context)
         self._sow(routed, layout)
-        rows = layout.gather(x_BTD, self.weigh == "input")
-        y = registry.instantiate(self.expert, name="experts")(rows, context.replace(groups=layout.groups))
-        y_BTD = layout.scatter(y, x_BTD, self.weigh == "output")
+        if isinstance(layout, layouts.WithOverflow):
+            y_BTD = self._with_overflow(x_BTD, layout)
+        else:
+            rows = layout.gather(x_BTD, self.weigh == "input")
+            y = registry.instantiate(self.expert, name="experts")(rows, context.replace(groups=layout.groups))
+            y_BTD = layout.scatter(y, x_BTD, self.weigh == "output")
         if self.shared is not None:
             y_BTD = y_BTD + registry.instantiate(self.shared, name="shared")(x_BTD, context)
         return y_BTD
@@ -82,6 +88,31 @@ class MixtureOfExperts(nn.Module):
         # Padding is given no room, so that a text is treated alike however long the row is that it stands in.
         room_T = np.array([self._slots(tokens, factor) for tokens in range(time + 1)])
         return layouts.with_capacity(assignments, self.experts, int(room_T[-1]), jnp.asarray(room_T)[routed.live_BT.sum(1)])
+
+    def _with_overflow(self, x_BTD: jax.Array, layout: layouts.WithOverflow) -> jax.Array:
+        """What experts make of the tokens, those beyond their slots in a loop."""
+        if self.is_initializing():
+            one_each = jnp.zeros((self.experts, 1, x_BTD.shape[2]), x_BTD.dtype)
+            registry.instantiate(self.expert, name="experts")(one_each, _alone(self.experts))
+        declared = self._of_one(x_BTD.shape[2])
+        batch = sharding.RULES["batch"]
+        hidden = sharding.place("mlp", self.expert["d_ff"], gathered=batch)
+        module = registry.instantiate(self.expert.replace(d_ff=self.expert["d_ff"] // sharding.over(hidden)), parent=None)
+        if hidden and not module.elementwise:
+            raise UserError(f"config.mesh: the hidden layer of expert={self.expert.name} cannot stand over {', '.join(hidden)}")
+
+        def experts(params, rows_EMD):
+            # Every device adds its part of the sum, so also of what all of them have.
+            whole = lambda box, p: p if "mlp" in box.names else p / sharding.over(hidden)  # noqa: E731
+            return module.apply({"params": jax.tree.map(whole, declared, params, is_leaf=_is_box)}, rows_EMD, _alone(len(rows_EMD)))
+
+        def place(box):
+            places = (sharding.place(name, size, batch) for name, size in zip(box.names, box.value.shape, strict=True))
+            return PartitionSpec(layout.peers.experts, *places)
+
+        params = meta.unbox(self.get_variable("params", "experts"))
+        places = jax.tree.map(place, declared, is_leaf=_is_box)
+        return layout.compute(experts, params, places, hidden, x_BTD, self.weigh == "input")
 
     def takes_all(self, tokens: int) -> bool:
         """Whether no expert drops any of a row of at most so many tokens when not training."""
@@ -109,21 +140,33 @@ class MixtureOfExperts(nn.Module):
 
     def inactive_parameters(self, d_model: int) -> int:
         """Parameters of the experts that a token does not go to."""
-        return (self.experts - self.top_k) * sum(one.value.size for one in self._of_one(d_model))
+        return (self.experts - self.top_k) * sum(one.value.size for one in self._leaves(d_model))
 
     def idle_elements(self, d_model: int) -> int:
         """Those of them that would be multiplied by."""
-        of_one = sum(one.value.size for one in self._of_one(d_model) if one.role in MATRIX_ROLES)
+        of_one = sum(one.value.size for one in self._leaves(d_model) if one.role in MATRIX_ROLES)
         return (self.experts - self.top_k) * of_one
 
-    def _of_one(self, d_model: int) -> list[Declared]:
+    def _leaves(self, d_model: int) -> list[Declared]:
+        return jax.tree.leaves(self._of_one(d_model), is_leaf=_is_box)
+
+    def _of_one(self, d_model: int) -> dict[str, Declared]:
         """The declared parameters of one expert."""
         module = registry.instantiate(self.expert, parent=None)
 
         def init():
             return module.init(jax.random.key(0), jnp.zeros((1, 1, d_model)), Context(jnp.zeros((1, 1), jnp.int32)))
 
-        return jax.tree.leaves(jax.eval_shape(init)["params"], is_leaf=lambda leaf: isinstance(leaf, Declared))
+        return jax.eval_shape(init)["params"]
+
+
+def _is_box(leaf) -> bool:
+    return isinstance(leaf, Declared)
+
+
+def _alone(experts: int) -> Context:
+    """What experts are told of rows (E, M, D)."""
+    return Context(jnp.zeros((1, 1), jnp.int32), groups=Groups(experts))
 
 
 def _implementation(name: str) -> str:

@@ -10,7 +10,7 @@ from taxonomy import registry
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, project
 from taxonomy.ops import grouped_matmul
-from taxonomy.ops.grouped_matmul import Groups, Rows
+from taxonomy.ops.grouped_matmul import Groups
 from taxonomy.registry import Init, Norm, component
 
 
@@ -24,6 +24,8 @@ class FeedForward(nn.Module, kw_only=True):
     initializer: Init
     bias: bool = False
     inner_norm: Norm | None = None
+    # Whether every hidden feature is activated for itself.
+    elementwise = True
 
     def check(self) -> None:
         if self.d_ff < 1:
@@ -32,23 +34,25 @@ class FeedForward(nn.Module, kw_only=True):
     def activate(self, x: jax.Array) -> jax.Array:
         raise TypeError("a subclass defines the activation")
 
-    def hidden(self, x: Rows, groups: Groups | None) -> Rows:
+    def hidden(self, x: jax.Array, groups: Groups | None) -> jax.Array:
         """The activated hidden layer, (..., F)."""
-        return jax.tree.map(self.activate, self._expand(x, "up", groups))
+        return self.activate(self._expand(x, "up", groups))
 
     @nn.compact
-    def __call__(self, x: Rows, context: Context) -> Rows:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         h = self.hidden(x, context.groups)
         if self.inner_norm is not None:
             h = registry.instantiate(self.inner_norm, name="inner_norm")(h, ("mlp",))
-        return self._projected(h, "down", "residual", ("mlp", "embed"), _width(x), context.groups)
+        return self._projected(h, "down", "residual", ("mlp", "embed"), x.shape[-1], context.groups)
 
-    def _expand(self, x: Rows, name: str, groups: Groups | None) -> Rows:
+    def _expand(self, x: jax.Array, name: str, groups: Groups | None) -> jax.Array:
         return self._projected(x, name, "mlp", ("embed", "mlp"), self.d_ff, groups)
 
-    def _projected(self, x: Rows, name: str, role: str, axes: tuple[str, str], outputs: int, groups: Groups | None) -> Rows:
+    def _projected(
+        self, x: jax.Array, name: str, role: str, axes: tuple[str, str], outputs: int, groups: Groups | None
+    ) -> jax.Array:
         experts = None if groups is None else groups.count
-        kernel = declare(self, name, (_width(x), outputs), axes, role, self.initializer, experts=experts)
+        kernel = declare(self, name, (x.shape[-1], outputs), axes, role, self.initializer, experts=experts)
         bias = declare(self, f"{name}_bias", (outputs,), axes[1:], "bias", experts=experts) if self.bias else None
         if groups is None:
             return project(x, kernel, bias)
@@ -56,15 +60,11 @@ class FeedForward(nn.Module, kw_only=True):
         return y if bias is None else grouped_matmul.add(y, bias, groups, axes[1])
 
 
-def _width(x: Rows) -> int:
-    return jax.tree.leaves(x)[0].shape[-1]
-
-
 class GatedFeedForward(FeedForward, kw_only=True):
     """down(activation(gate(x)) * up(x)); subclasses choose the activation."""
 
-    def hidden(self, x: Rows, groups: Groups | None) -> Rows:
-        return jax.tree.map(self.gated, self._expand(x, "gate", groups), self._expand(x, "up", groups))
+    def hidden(self, x: jax.Array, groups: Groups | None) -> jax.Array:
+        return self.gated(self._expand(x, "gate", groups), self._expand(x, "up", groups))
 
     def gated(self, gate: jax.Array, up: jax.Array) -> jax.Array:
         return self.activate(gate) * up
@@ -127,6 +127,7 @@ class SoLU(FeedForward):
     """x softmax(x) over the hidden layer, followed by a norm where `inner_norm` is given."""
 
     d_ff: int
+    elementwise = False
 
     def activate(self, x: jax.Array) -> jax.Array:
         return x * jax.nn.softmax(x.astype(jnp.float32), axis=-1).astype(x.dtype)

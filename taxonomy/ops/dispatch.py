@@ -7,7 +7,6 @@ a slot is dropped.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec
 
@@ -70,75 +69,53 @@ def ranks(experts_A: jax.Array, experts: int) -> tuple[jax.Array, jax.Array]:
 
 @struct.dataclass
 class Slots:
-    """Slots for the assignments of independent rows: slots_BA, of sum(sizes) in each; that itself is no slot.
-
-    sizes: of the parts that slots come in, one after another.
-    """
+    """Slots for the assignments of independent rows: slots_BA, of `size` in each; that itself is no slot."""
 
     assignments: Assignments
     slots_BA: jax.Array
-    sizes: tuple[int, ...] = struct.field(pytree_node=False)
+    size: int = struct.field(pytree_node=False)
 
-    @property
-    def size(self) -> int:
-        return sum(self.sizes)
-
-    def gather(self, x_BTD: jax.Array, weigh: bool) -> tuple[jax.Array, ...]:
-        """The token in every slot, weighted if told, (B, size, D) for each part; zeros where there is none."""
+    def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+        """The token in every slot, weighted if told, (B, size, D); zeros where there is none."""
         choices = self.assignments.choices
 
         def one(x_TD, slots_A, tokens_A, weights_A):
             x_AD = x_TD[tokens_A] if choices is None else jnp.repeat(x_TD, choices, 0)
             if weigh:
                 x_AD = x_AD * weights_A[:, None].astype(x_TD.dtype)
-            return _split(x_AD, slots_A, self._of_slots(slots_A))
+            return _moved(x_AD, self._of_slots(slots_A), slots_A)
 
         return jax.vmap(one)(x_BTD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)
 
-    def scatter(self, parts_BSD: tuple[jax.Array, ...], time: int, weigh: bool) -> jax.Array:
+    def scatter(self, y_BSD: jax.Array, time: int, weigh: bool) -> jax.Array:
         """The sum of every token's slots, weighted if told, (B, T, D); zeros where it has none."""
         choices = self.assignments.choices
 
-        def one(parts_SD, slots_A, tokens_A, weights_A):
-            y_AD = _joined(parts_SD, slots_A, self._of_slots(slots_A))
+        def one(y_SD, slots_A, tokens_A, weights_A):
+            y_AD = _moved(y_SD, slots_A, self._of_slots(slots_A))
             if weigh:
                 y_AD = y_AD * weights_A[:, None].astype(y_AD.dtype)
             if choices is not None:
                 return y_AD.reshape(time, choices, -1).sum(1)
             return jnp.zeros((time, y_AD.shape[-1]), y_AD.dtype).at[tokens_A].add(y_AD)
 
-        return jax.vmap(one)(parts_BSD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)
+        return jax.vmap(one)(y_BSD, self.slots_BA, self.assignments.tokens_BA, self.assignments.weights_BA)
 
-    def _of_slots(self, slots_A: jax.Array) -> tuple[jax.Array, ...]:
-        """The assignment in every slot of each part; their number where there is none."""
-        of_S = jnp.full(self.size, slots_A.size).at[slots_A].set(jnp.arange(slots_A.size), mode="drop")
-        return tuple(jnp.split(of_S, np.cumsum(self.sizes)[:-1]))
-
-
-# No row is in two places, so that the gradient of either of these is the other: gathered too, where that of indexing is scattered.
+    def _of_slots(self, slots_A: jax.Array) -> jax.Array:
+        """The assignment in every slot; their number where there is none."""
+        return jnp.full(self.size, slots_A.size).at[slots_A].set(jnp.arange(slots_A.size), mode="drop")
 
 
 @jax.custom_vjp
-def _split(x_ND: jax.Array, places_N: jax.Array, parts_M: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The row of x in every place of each part, zeros where that is N; places_N are those of x's rows, in all parts."""
-    return tuple(_rows(x_ND, from_M) for from_M in parts_M)
-
-
-@jax.custom_vjp
-def _joined(parts_MD: tuple[jax.Array, ...], places_N: jax.Array, parts_M: tuple[jax.Array, ...]) -> jax.Array:
-    """The inverse: the rows in these places, zeros where there is no such place."""
-    y_ND, first = 0, 0
-    for part_MD in parts_MD:
-        y_ND = y_ND + _rows(part_MD, jnp.where(places_N < first, part_MD.shape[0], places_N - first))
-        first += part_MD.shape[0]
-    return y_ND
-
-
-def _rows(x_ND: jax.Array, which_M: jax.Array) -> jax.Array:
+def _moved(x_ND: jax.Array, from_M: jax.Array, to_N: jax.Array) -> jax.Array:
+    """The row of x that each of M places is from, zeros where that is N; to_N: the place of each row of x, or M."""
     if not len(x_ND):
-        return jnp.zeros((*which_M.shape, x_ND.shape[1]), x_ND.dtype)
-    return x_ND.at[which_M].get(mode="fill", fill_value=0)
+        return jnp.zeros_like(x_ND, shape=(*from_M.shape, x_ND.shape[1]))
+    return x_ND.at[from_M].get(mode="fill", fill_value=0)
 
 
-_split.defvjp(lambda x_ND, *places: (_split(x_ND, *places), places), lambda places, dy: (_joined(dy, *places), None, None))
-_joined.defvjp(lambda parts_MD, *places: (_joined(parts_MD, *places), places), lambda places, dy: (_split(dy, *places), None, None))
+# No row is in two places, so that the gradient is gathered too, where that of indexing is scattered.
+_moved.defvjp(
+    lambda x_ND, from_M, to_N: (_moved(x_ND, from_M, to_N), (from_M, to_N)),
+    lambda places, dy_MD: (_moved(dy_MD, places[1], places[0]), None, None),
+)

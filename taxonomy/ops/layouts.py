@@ -16,14 +16,17 @@ devices stand on all of them, and every device computes its own experts.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from taxonomy import sharding
+from taxonomy.ops import overflow as overflow_lib
 from taxonomy.ops.dispatch import Assignments, Slots, ranks
-from taxonomy.ops.grouped_matmul import Groups, Place, Rows
+from taxonomy.ops.grouped_matmul import Groups, Place, apart
+from taxonomy.ops.overflow import Experts, Overflow
 
 # Rows of a block at most; more are no faster.
 _BLOCK = 128
@@ -68,25 +71,31 @@ class Layout:
     """Slots for assignments of tokens x_BTD; subclasses say how their rows come to the experts and back."""
 
     slots: Slots
-    groups: Groups
     peers: Peers
 
-    def gather(self, x_BTD: jax.Array, weigh: bool) -> Rows:
-        """The rows that experts compute, as `groups` say, weighted if told."""
+    def dropped(self) -> jax.Array:
+        """How many live assignments no expert takes."""
+        raise TypeError("a subclass defines dropped")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Layout):
+    """Rows for the experts to compute, as `groups` say."""
+
+    groups: Groups
+
+    def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+        """The rows that experts compute, weighted if told."""
         specs = PartitionSpec(self.peers.batch), PartitionSpec(self._slots())
         return sharding.locally(lambda x_BTD, slots: self._gather(x_BTD, slots, weigh), specs, self._rows())(x_BTD, self.slots)
 
-    def scatter(self, y: Rows, x_BTD: jax.Array, weigh: bool) -> jax.Array:
+    def scatter(self, y: jax.Array, x_BTD: jax.Array, weigh: bool) -> jax.Array:
         """The sum of what experts made of each token, weighted if told, (B, T, D); zeros for tokens that none took."""
         rows, time, _ = x_BTD.shape
         rows //= sharding.over(self.peers.batch)
         specs = self._rows(), PartitionSpec(self._slots())
         local = lambda y, slots: self._scatter(y, slots, rows, time, weigh)  # noqa: E731
         return sharding.locally(local, specs, PartitionSpec(self.peers.batch))(y, self.slots)
-
-    def dropped(self) -> jax.Array:
-        """How many live assignments no expert takes."""
-        raise TypeError("a subclass defines dropped")
 
     def _slots(self) -> Place:
         """Where slots stand."""
@@ -96,16 +105,16 @@ class Layout:
         """Where rows for experts stand."""
         raise TypeError("a subclass defines _rows")
 
-    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> Rows:
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
         """`gather` of a device's part."""
         raise TypeError("a subclass defines _gather")
 
-    def _scatter(self, y: Rows, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
         """`scatter` of a device's part, to so many rows of the batch."""
         raise TypeError("a subclass defines _scatter")
 
 
-class WithCapacity(Layout):
+class WithCapacity(Rows):
     """As many slots for every expert in every row of the batch; experts compute (E, B C, D)."""
 
     def dropped(self) -> jax.Array:
@@ -117,8 +126,8 @@ class WithCapacity(Layout):
     def _rows(self) -> PartitionSpec:
         return PartitionSpec(self.peers.experts, self.peers.others)
 
-    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> Rows:
-        (rows_BSD,) = slots.gather(x_BTD, weigh)
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+        rows_BSD = slots.gather(x_BTD, weigh)
         rows_BECD = rows_BSD.reshape(x_BTD.shape[0], self.groups.count, -1, x_BTD.shape[2])
         if self.peers.exchange:
             rows_BECD = jax.lax.all_to_all(rows_BECD, self.peers.experts, split_axis=1, concat_axis=0, tiled=True)
@@ -134,7 +143,7 @@ class WithCapacity(Layout):
             first, _ = self.peers.own(self.groups.count)
             everyone = jnp.zeros((rows, self.groups.count, *y_BECD.shape[2:]), y.dtype)
             y_BECD = jax.lax.psum(jax.lax.dynamic_update_slice_in_dim(everyone, y_BECD, first, 1), self.peers.experts)
-        return slots.scatter((y_BECD.reshape(rows, slots.size, -1),), time, weigh)
+        return slots.scatter(y_BECD.reshape(rows, slots.size, -1), time, weigh)
 
 
 def with_capacity(assignments: Assignments, experts: int, capacity: int, room_B: jax.Array | None = None) -> WithCapacity:
@@ -148,17 +157,37 @@ def with_capacity(assignments: Assignments, experts: int, capacity: int, room_B:
         ranks_BA, _ = jax.vmap(lambda row: ranks(row, experts))(experts_BA)
         kept_BA = (experts_BA < experts) & (ranks_BA < room_B[:, None])
         slots_BA = jnp.where(kept_BA, experts_BA * capacity + ranks_BA, experts * capacity)
-        return Slots(assignments, slots_BA, (experts * capacity,))
+        return Slots(assignments, slots_BA, experts * capacity)
 
     place = PartitionSpec(peers.batch)
-    return WithCapacity(sharding.locally(local, (place, place), place)(assignments, room_B), Groups(experts), peers)
+    return WithCapacity(sharding.locally(local, (place, place), place)(assignments, room_B), peers, Groups(experts))
 
 
 class Dropless(Layout):
-    """A slot for everyone, sorted by expert on every device as if all its rows were one; experts compute a pair or (N, D)."""
+    """Room for everyone on every device, as if all its rows of the batch were one."""
 
     def dropped(self) -> jax.Array:
         return jnp.zeros((), jnp.int32)
+
+    def _bring(self, x_BTD: jax.Array) -> jax.Array:
+        """All tokens that a device's experts may get, (1, N, D), from its own."""
+        if self.peers.exchange:
+            x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
+        elif self.peers.experts:
+            # Each device takes others of the tokens that all have; gradients are summed.
+            x_BTD = apart(x_BTD, self.peers.experts)
+        return x_BTD.reshape(1, -1, x_BTD.shape[2])
+
+    def _return(self, y_1ND: jax.Array, time: int) -> jax.Array:
+        """The sum of what all experts made of a device's own tokens, in rows of `time`."""
+        y_BTD = y_1ND.reshape(-1, time, y_1ND.shape[2])
+        if self.peers.exchange:
+            return jax.lax.psum_scatter(y_BTD, self.peers.experts, tiled=True)
+        return jax.lax.psum(y_BTD, self.peers.experts) if self.peers.experts else y_BTD
+
+
+class Sorted(Dropless, Rows):
+    """A slot for everyone, sorted by expert; experts compute (N, D)."""
 
     def _slots(self) -> Place:
         return self.peers.rows
@@ -166,33 +195,54 @@ class Dropless(Layout):
     def _rows(self) -> PartitionSpec:
         return PartitionSpec(self.peers.rows)
 
-    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> Rows:
-        if self.peers.exchange:
-            x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
-        elif self.peers.experts:
-            # Each device takes others of the tokens that all have; gradients are summed.
-            x_BTD = jax.lax.pcast(x_BTD, self.peers.experts, to="varying")
-        parts_1SD = slots.gather(x_BTD.reshape(1, -1, x_BTD.shape[2]), weigh)
-        if self.groups.of_G is None:
-            return parts_1SD[0][0]
-        (in_slots_SD,), (in_blocks_SD,) = parts_1SD
-        (_, count), d = self.peers.own(self.groups.count), x_BTD.shape[2]
-        return in_slots_SD.reshape(count, slots.sizes[0] // count, d), in_blocks_SD.reshape(-1, self.groups.block, d)
+    def _gather(self, x_BTD: jax.Array, slots: Slots, weigh: bool) -> jax.Array:
+        return slots.gather(self._bring(x_BTD), weigh)[0]
 
-    def _scatter(self, y: Rows, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
+    def _scatter(self, y: jax.Array, slots: Slots, rows: int, time: int, weigh: bool) -> jax.Array:
         if self.peers.exchange:
             rows *= sharding.over(self.peers.experts)
-        parts_1SD = tuple(part.reshape(1, size, part.shape[-1]) for part, size in zip(jax.tree.leaves(y), slots.sizes, strict=True))
-        y_BTD = slots.scatter(parts_1SD, rows * time, weigh).reshape(rows, time, -1)
-        if self.peers.exchange:
-            return jax.lax.psum_scatter(y_BTD, self.peers.experts, tiled=True)
-        return jax.lax.psum(y_BTD, self.peers.experts) if self.peers.experts else y_BTD
+        return self._return(slots.scatter(y[None], rows * time, weigh), time)
 
 
-def dropless(assignments: Assignments, experts: int, time: int, implementation: str) -> Dropless:
-    """A slot for everyone, for assignments of rows of `time` tokens.
+@dataclasses.dataclass(frozen=True)
+class WithOverflow(Dropless):
+    """As many slots for every expert, and blocks of rows for what exceeds them; see `ops.overflow`."""
 
-    With "blocks" all experts have as many, and what exceeds those is padded to whole blocks, with "ragged" they follow one another.
+    overflow: Overflow
+
+    def compute(self, experts: Experts, params: Any, places: Any, hidden: Place, x_BTD: jax.Array, weigh_input: bool) -> jax.Array:
+        """The weighted sum of what experts make of each token, (B, T, D); zeros for tokens that none took.
+
+        places: of the parameters, a tree of PartitionSpecs. hidden: where the experts' hidden features stand, over which what
+        `experts` returns is summed. weigh_input: whether weights multiply what an expert gets, or what it gives.
+        """
+        every = {*self.peers.rows, *hidden}
+
+        def local(x_BTD, slots, overflow, params):
+            time, d = x_BTD.shape[1:]
+            x_1ND = self._bring(x_BTD)
+            slots_EMD = slots.gather(x_1ND, weigh_input).reshape(jax.tree.leaves(params)[0].shape[0], -1, d)
+            # Gradients are summed over the devices that have an array in common.
+            others = tuple(axis for axis in hidden if axis not in self.peers.rows)
+            params = jax.tree.map(lambda p, place: apart(p, every.difference(_axes(place))), params, places)
+            arrays = apart(slots_EMD, others), apart(x_1ND[0], others), apart(slots.assignments.weights_BA[0], others)
+            y_EMD, y_ND = overflow_lib.computed(experts, weigh_input, params, *arrays, overflow)
+            y_1ND = slots.scatter(y_EMD.reshape(1, -1, d), y_ND.shape[0], not weigh_input) + y_ND
+            return self._return(jax.lax.psum(y_1ND, hidden) if hidden else y_1ND, time)
+
+        batch, rows = PartitionSpec(self.peers.batch), PartitionSpec(self.peers.rows)
+        return sharding.locally(local, (batch, rows, rows, places), batch)(x_BTD, self.slots, self.overflow, params)
+
+
+def _axes(place: PartitionSpec) -> set[str]:
+    """All mesh axes that an array stands over."""
+    return {axis for axes in place if axes for axis in ((axes,) if isinstance(axes, str) else axes)}
+
+
+def dropless(assignments: Assignments, experts: int, time: int, implementation: str) -> Sorted | WithOverflow:
+    """Room for everyone, for assignments of rows of `time` tokens.
+
+    With "blocks" all experts have as many slots, and what exceeds those comes in blocks, with "ragged" they follow one another.
     """
     peers = Peers.of(assignments.tokens_BA.shape[0], experts)
 
@@ -201,43 +251,48 @@ def dropless(assignments: Assignments, experts: int, time: int, implementation: 
             assignments = jax.tree.map(lambda a: jax.lax.all_gather(a, peers.experts, tiled=True), assignments)
         first, count = peers.own(experts)
         assignments = assignments.in_one_row(time).of_experts(first, count)
-        mean = assignments.experts_BA.size // experts
-        slots_A, sizes, groups = _sorted(assignments, count, mean, implementation)
-        groups = groups.replace(count=experts, rows=peers.rows, experts=peers.experts)
-        return Slots(assignments, slots_A[None], sizes), groups
+        if implementation == "ragged":
+            return _sorted(assignments, count)
+        return _with_overflow(assignments, count, assignments.experts_BA.size // experts)
 
     specs = (PartitionSpec(peers.batch),), PartitionSpec(peers.rows)
-    slots, groups = sharding.locally(local, *specs)(assignments)
-    return Dropless(slots, groups, peers)
+    slots, rest = sharding.locally(local, *specs)(assignments)
+    if implementation == "ragged":
+        return Sorted(slots, peers, Groups(experts, rest, peers.rows, peers.experts))
+    return WithOverflow(slots, peers, rest)
 
 
-def _sorted(assignments: Assignments, experts: int, mean: int, implementation: str) -> tuple[jax.Array, tuple[int, ...], Groups]:
-    """Slots (A,) for the assignments (1, A) of a single row, how many slots there are in each part, and the groups of their rows.
-
-    mean: how many rows an expert gets when all get as many.
-    """
+def _sorted(assignments: Assignments, experts: int) -> tuple[Slots, jax.Array]:
+    """Slots for the assignments (1, A) of a single row, and how many each expert has."""
     experts_A = jnp.where(assignments.live_BA, assignments.experts_BA, experts)[0]
     ranks_A, counts_E = ranks(experts_A, experts)
     total = experts_A.size
-    if implementation == "ragged":
-        starts_E = jnp.cumsum(counts_E) - counts_E
-        slots_A = jnp.append(starts_E, total)[experts_A] + ranks_A
-        return jnp.minimum(slots_A, total), (total,), Groups(experts, sizes_E=counts_E.astype(jnp.int32))
+    starts_E = jnp.cumsum(counts_E) - counts_E
+    slots_A = jnp.append(starts_E, total)[experts_A] + ranks_A
+    return Slots(assignments, jnp.minimum(slots_A, total)[None], total), counts_E.astype(jnp.int32)
+
+
+def _with_overflow(assignments: Assignments, experts: int, mean: int) -> tuple[Slots, Overflow]:
+    """Slots for the assignments (1, A) of a single row, and blocks for the rest. mean: what an expert gets when all get as many."""
+    experts_A = jnp.where(assignments.live_BA, assignments.experts_BA, experts)[0]
+    ranks_A, counts_E = ranks(experts_A, experts)
+    total = experts_A.size
     block = min(_BLOCK, max(8, 1 << (mean // 4 - 1).bit_length()))
     even = _even(mean)
     blocks_E = -(-jnp.maximum(counts_E - even, 0) // block)
     # As many as there may be: with any beyond its slots, an expert has filled those.
     blocks = max(total - even, 0) // block + (1 if even >= block else min(experts, total))
-    ends_E, first = jnp.cumsum(blocks_E), experts * even
-    size = first + blocks * block
-    starts_E = first + (ends_E - blocks_E) * block
+    ends_E = jnp.cumsum(blocks_E)
     of_G = jnp.searchsorted(ends_E, jnp.arange(blocks), side="right").clip(max=experts - 1)
-    beyond_A = jnp.append(starts_E, size)[experts_A] + ranks_A - even
-    slots_A = jnp.where(ranks_A < even, experts_A * even + ranks_A, beyond_A)
-    slots_A = jnp.where(experts_A < experts, slots_A, size)
-    return slots_A, (first, blocks * block), Groups(experts, of_G=of_G, used_1=ends_E[-1:], block=block)
+    fits_A = ranks_A < even
+    slots_A = jnp.where(fits_A & (experts_A < experts), experts_A * even + ranks_A, experts * even)
+    starts_E = jnp.append((ends_E - blocks_E) * block, blocks * block)  # nobody's begin where there is no row
+    rows_A = jnp.where(fits_A, blocks * block, starts_E[experts_A] + ranks_A - even)
+    rows_GM = jnp.full(blocks * block, total).at[rows_A].set(jnp.arange(total), mode="drop").reshape(blocks, block)
+    overflow = Overflow(of_G, ends_E[-1:], rows_GM, assignments.tokens_BA[0])
+    return Slots(assignments, slots_A[None], experts * even), overflow
 
 
 def _even(mean: int) -> int:
-    """Slots of every expert: when each token goes to any expert alike, most get no more than a standard deviation over the mean."""
-    return -(-(mean + math.isqrt(mean)) // 8) * 8 if mean >= _FEW else 0
+    """Slots of every expert: two standard deviations over the mean, if each token went to any expert alike."""
+    return -(-(mean + math.isqrt(4 * mean)) // 8) * 8 if mean >= _FEW else 0

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from taxonomy.ops import dispatch, layouts
 
@@ -29,16 +30,13 @@ def of_expert(layout) -> np.ndarray:
     if groups.sizes_E is not None:
         sizes = np.asarray(groups.sizes_E)
         return np.r_[np.repeat(np.arange(EXPERTS), sizes), [-1] * (size - sizes.sum())]
-    if groups.of_G is None:
-        return np.repeat(np.arange(EXPERTS), size // EXPERTS)
-    even = layout.slots.sizes[0] // EXPERTS
-    return np.r_[np.repeat(np.arange(EXPERTS), even), np.repeat(groups.of_G, groups.block)]
+    return np.repeat(np.arange(EXPERTS), size // EXPERTS)
 
 
 def by_slot(layout, rows) -> np.ndarray:
     """What experts get, (E, B C, D) with a capacity, as the slots (R, size, D) of independent rows."""
     if not isinstance(layout, layouts.WithCapacity):
-        return np.concatenate([np.reshape(part, (1, -1, part.shape[-1])) for part in jax.tree.leaves(rows)], 1)
+        return np.asarray(rows)[None]
     capacity, d = layout.slots.size // EXPERTS, rows.shape[-1]
     return np.asarray(rows).reshape(EXPERTS, -1, capacity, d).swapaxes(0, 1).reshape(-1, layout.slots.size, d)
 
@@ -48,9 +46,7 @@ def by_expert(layout, y_RSD, like):
     if isinstance(layout, layouts.WithCapacity):
         y_RSD = y_RSD.reshape(y_RSD.shape[0], EXPERTS, -1, y_RSD.shape[-1]).swapaxes(0, 1)
         return jnp.asarray(y_RSD.reshape(like.shape))
-    parts, tree = jax.tree.flatten(like)
-    split = np.split(y_RSD, np.cumsum(layout.slots.sizes)[:-1], 1)
-    return tree.unflatten([jnp.asarray(y.reshape(part.shape)) for y, part in zip(split, parts, strict=True)])
+    return jnp.asarray(y_RSD[0])
 
 
 def check(layout, x, kept) -> None:
@@ -102,27 +98,56 @@ def test_a_capacity_takes_what_comes_first(choices, choices_first, capacity):
     assert (layout.dropped() == 0) == (capacity == TIME)
 
 
-@pytest.mark.parametrize("implementation", ["blocks", "ragged"])
 @pytest.mark.parametrize("dead", ["some", "all", "none"])
-def test_without_a_capacity_all_have_a_slot(implementation, dead):
-    """In blocks of which some experts have none and others several; also when assignments come in another order."""
+def test_sorted_all_have_a_slot(dead):
+    """Also when assignments come in another order."""
     experts, weights, live = uneven(2)
-    live = {"some": live, "all": np.zeros_like(live), "none": np.ones_like(live)}[dead]
-    for choices_first in (False, True):
-        many = dispatch.by_token(*map(jnp.asarray, (experts, weights, live)), choices_first)
-        layout = layouts.dropless(many, EXPERTS, TIME, implementation)
+    for many in orders(experts, weights, made(live, dead)):
+        layout = layouts.dropless(many, EXPERTS, TIME, "ragged")
         one = layout.slots.assignments
         check(layout, jnp.asarray(tokens()), np.asarray(one.live_BA))
         np.testing.assert_array_equal(one.tokens_BA[0, -1] - many.tokens_BA[-1, -1], TIME * (ROWS - 1))
-    if implementation == "blocks" and dead == "some":
-        blocks = np.bincount(np.asarray(layout.groups.of_G)[: int(layout.groups.used_1[0])], minlength=EXPERTS)
-        assert blocks[0] > 1
+
+
+def orders(experts, weights, live):
+    """The same assignments in both orders."""
+    return [dispatch.by_token(*map(jnp.asarray, (experts, weights, live)), choices_first) for choices_first in (False, True)]
+
+
+def made(live, dead):
+    return {"some": live, "all": np.zeros_like(live), "none": np.ones_like(live)}[dead]
+
+
+def check_overflow(layout, x_BTD, experts, weights, live) -> None:
+    """Every token gets what its experts make of it: here its square times a vector of the expert."""
+    scales = np.random.default_rng(3).standard_normal((EXPERTS, D)).astype(np.float32)
+    square = lambda params, rows_EMD: params["scale"][:, None] * rows_EMD**2  # noqa: E731
+    for weigh_input in (False, True):
+        compute = lambda x, p, w=weigh_input: layout.compute(square, p, {"scale": PartitionSpec()}, (), x, w)  # noqa: E731
+        found = jax.jit(compute)(jnp.asarray(x_BTD), {"scale": jnp.asarray(scales)})
+        weighed = np.where(live, weights ** (2 if weigh_input else 1), 0)
+        expected = np.einsum("btc,btcd,btd->btd", weighed, scales[experts], x_BTD**2)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert layout.dropped() == 0
+
+
+@pytest.mark.parametrize("dead", ["some", "all", "none"])
+def test_what_overflows_is_computed(dead):
+    """In blocks of which some experts have none and others several; also when assignments come in another order."""
+    experts, weights, live = uneven(2)
+    live = made(live, dead)
+    for many in orders(experts, weights, live):
+        layout = layouts.dropless(many, EXPERTS, TIME, "blocks")
+        check_overflow(layout, tokens(), experts, weights, live)
+        if dead == "none":
+            used = int(layout.overflow.used_1[0])
+            assert np.bincount(np.asarray(layout.overflow.of_G)[:used], minlength=EXPERTS)[0] > 1
 
 
 def test_blocks_fit_whatever_the_loads_are():
     """All to one expert, or to each as few over a whole block as makes the most blocks."""
     for counts in ([80, 0, 0, 0, 0], [0, 0, 0, 0, 80], [17, 17, 17, 17, 12], [1, 1, 1, 1, 76]):
         experts = np.repeat(np.arange(EXPERTS), counts)[None, :, None]
-        arrays = jnp.asarray(experts), jnp.ones(experts.shape), jnp.ones(experts.shape, bool)
-        layout = layouts.dropless(dispatch.by_token(*arrays), EXPERTS, 80, "blocks")
-        check(layout, jnp.asarray(tokens(1, 80)), np.ones((1, 80), bool))
+        arrays = experts, np.ones(experts.shape, np.float32), np.ones(experts.shape, bool)
+        layout = layouts.dropless(dispatch.by_token(*map(jnp.asarray, arrays)), EXPERTS, 80, "blocks")
+        check_overflow(layout, tokens(1, 80), *arrays)
