@@ -13,7 +13,7 @@ _MODULE = "taxonomy.interop.expert_peers"
 _FEW, _MANY = "8", "64"
 # Number of experts and how they are computed, at the same active parameters; a number is a capacity factor.
 _OURS = (_FEW, "blocks"), (_MANY, "blocks"), (_MANY, "1.25"), (_MANY, "2.0")
-_OTHERS = (_FEW, "ragged"), (_FEW, "eager"), (_MANY, "eager")
+_OTHERS = (_FEW, "ragged"), (_MANY, "einsum"), (_FEW, "eager"), (_MANY, "eager")
 
 
 def benchmark() -> dict:
@@ -55,5 +55,6 @@ def _figures(seconds: dict[tuple[str, str], float]) -> dict:
         "milliseconds": {" ".join(key): round(1e3 * value, 1) for key, value in seconds.items()},
         "growth_from_8_to_64_experts": round(ours[_MANY] / ours[_FEW], 3),
         "speed_to_capacity_at_64": {factor: round(seconds[_MANY, factor] / ours[_MANY], 3) for factor in ("1.25", "2.0")},
+        "speed_to_einsum": {e: round(seconds[e, how] / ours[e], 3) for e, how in seconds if how == "einsum"},
         "speed_to_transformers": {e: round(seconds[e, how] / ours[e], 3) for e, how in seconds if how == "eager"},
     }

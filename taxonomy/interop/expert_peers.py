@@ -1,10 +1,11 @@
 """One contender of the benchmark of experts in a process of its own: our layer or transformers', on the same shape.
 
-    python -m taxonomy.interop.expert_peers TOKENS EXPERTS blocks | ragged | CAPACITY | eager
+    python -m taxonomy.interop.expert_peers TOKENS EXPERTS blocks | ragged | CAPACITY | einsum | eager
 
 A step is "forward", or "train": forward and backward. See `peers` for what it reads and prints.
 """
 
+import math
 import os
 import sys
 import time
@@ -40,6 +41,40 @@ def our_steps(tokens: int, experts: int, how: str) -> dict[str, Callable[[], Any
 
     def forward(params, x_BTD):
         return module.apply({"params": params}, x_BTD, context)
+
+    return _jitted(forward, params, x_BTD)
+
+
+def einsum_steps(tokens: int, experts: int, capacity: float = 1.25) -> dict[str, Callable[[], Any]]:
+    """Steps of the same layer dispatched as on TPUs of old: products with one-hot tensors (Lepikhin et al. 2020, arXiv:2006.16668)."""
+    import jax
+    import jax.numpy as jnp
+
+    slots = math.ceil(TIME * TOP_K * capacity / experts)
+    keys = jax.random.split(jax.random.key(0), 5)
+    x_BTD = jax.random.normal(keys[0], (tokens // TIME, TIME, D_MODEL))
+    shapes = (D_MODEL, experts), (experts, D_MODEL, D_FF), (experts, D_MODEL, D_FF), (experts, D_FF, D_MODEL)
+    params = [0.02 * jax.random.normal(key, shape) for key, shape in zip(keys[1:], shapes, strict=True)]
+
+    def forward(params, x_BTD):
+        router_DE, gate_EDF, up_EDF, down_EFD = params
+        weights_BTC, experts_BTC = jax.lax.top_k(jax.nn.softmax(x_BTD @ router_DE), TOP_K)
+        weights_BTC = weights_BTC / weights_BTC.sum(-1, keepdims=True)
+        chosen_BTCE = jax.nn.one_hot(experts_BTC, experts)
+        flat = chosen_BTCE.reshape(x_BTD.shape[0], -1, experts)
+        place_BTC = jnp.sum((jnp.cumsum(flat, 1) - flat) * flat, -1).reshape(weights_BTC.shape)
+        one_hot_BTCS = jax.nn.one_hot(place_BTC, slots)  # zeros beyond the last slot
+        combine_BTES = jnp.einsum("btc,btce,btcs->btes", weights_BTC, chosen_BTCE, one_hot_BTCS)
+        rows = jnp.einsum("btes,btd->ebsd", (combine_BTES > 0).astype(x_BTD.dtype), x_BTD).reshape(experts, -1, D_MODEL)
+        y = (jax.nn.silu(rows @ gate_EDF) * (rows @ up_EDF)) @ down_EFD
+        return jnp.einsum("btes,ebsd->btd", combine_BTES, y.reshape(experts, -1, slots, D_MODEL))
+
+    return _jitted(forward, params, x_BTD)
+
+
+def _jitted(forward: Callable, params: Any, x_BTD: Any) -> dict[str, Callable[[], Any]]:
+    import jax
+    import jax.numpy as jnp
 
     once, gradients = jax.jit(forward), jax.jit(jax.grad(lambda *inputs: jnp.sum(forward(*inputs) ** 2), argnums=(0, 1)))
     return {
@@ -77,7 +112,8 @@ def torch_steps(tokens: int, experts: int) -> dict[str, Callable[[], Any]]:
 def main(tokens: str, experts: str, how: str) -> None:
     started = time.perf_counter()
     sizes = int(tokens), int(experts)
-    serve(torch_steps(*sizes) if how == "eager" else our_steps(*sizes, how), started)
+    others = {"eager": torch_steps, "einsum": einsum_steps}
+    serve(others[how](*sizes) if how in others else our_steps(*sizes, how), started)
 
 
 if __name__ == "__main__":
