@@ -46,7 +46,7 @@ def our_steps(tokens: int, experts: int, how: str) -> dict[str, Callable[[], Any
 
 
 def einsum_steps(tokens: int, experts: int, capacity: float = 1.25) -> dict[str, Callable[[], Any]]:
-    """Steps of the same layer dispatched as on TPUs of old: products with one-hot tensors (Lepikhin et al. 2020, arXiv:2006.16668)."""
+    """Steps of the same layer, dispatched by products with one-hot tensors: Lepikhin et al. 2020, arXiv:2006.16668, algorithm 1."""
     import jax
     import jax.numpy as jnp
 
