@@ -10,7 +10,7 @@ setup    copies this checkout to all hosts, installs it   stop     ends the run;
 run      starts or goes on with the run, on all hosts     delete   the slice, which ends its costs
 up       all of create, wait, setup and run that is still to be done; --watch stays and does so again when the slice is taken
 
-Every flag may stand in the environment instead. What follows `--` is added to OVERRIDES. --dry_run prints the gcloud commands.
+What stands in the environment may be a flag instead. What follows `--` is added to OVERRIDES. --dry_run prints the gcloud commands.
 Exit codes: those of the run where it has ended (status, up --watch), 42 where the slice was taken, 2 for bad input, 1 otherwise.
 """
 
@@ -270,7 +270,7 @@ def outcome(hosts: Mapping[str, tuple[str, int | None]]) -> int | None:
 
 def pack(archive: pathlib.Path) -> None:
     """What the hosts need of this checkout, as it is now."""
-    with tarfile.open(archive, "w:gz") as packed:
+    with tarfile.open(archive, "w:gz", compresslevel=3) as packed:
         for name in SHIPPED:
             packed.add(ROOT / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
 

@@ -106,7 +106,8 @@ class Desk:
 
     def run(self, *words: str, script: str = "tpu_vm.py", **variables: str) -> subprocess.CompletedProcess:
         environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.folder), **variables}
-        command = [sys.executable, str(LAUNCH / script), *words]
+        # Without what is installed: Python's standard library has to do.
+        command = [sys.executable, "-S", str(LAUNCH / script), *words]
         return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     def calls(self, program: str = "gcloud") -> list[list[str]]:

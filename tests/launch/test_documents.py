@@ -21,7 +21,7 @@ ENDED = "taxonomy-host=w-0 LoadState=loaded ActiveState=inactive SubState=dead E
 # All but the commands of the package, which tests/test_readme.py runs.
 _PYTHON = """
 if words[0] != "-m":
-    os.execv({python!r}, [{python!r}, *words])
+    os.execv({python!r}, [{python!r}, "-S", *words])
 """
 _SBATCH = """
 assert all(os.environ[name] for name in ("CONFIG", "WORKDIR", "OVERRIDES")) and pathlib.Path(words[-1]).exists()

@@ -1,5 +1,6 @@
 """SkyPilot's tasks: by a schema of the fields used, by SkyPilot's own where it is installed."""
 
+import copy
 import re
 
 import jsonschema
@@ -27,7 +28,7 @@ def test_schema(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_skypilots_own_schema(path):
     sky = pytest.importorskip("sky")
-    task = sky.Task.from_yaml_config(READ[path.stem] | {"workdir": str(common.ROOT)}, env_overrides=[("BUCKET", "my-bucket")])
+    task = sky.Task.from_yaml_config(copy.deepcopy(READ[path.stem]) | {"workdir": str(common.ROOT)}, env_overrides=[("BUCKET", "my-bucket")])
     assert task.run == READ[path.stem]["run"]
 
 
