@@ -30,6 +30,8 @@ MOUNT = "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-sec
 def jobset(args: argparse.Namespace, flags: Mapping[str, str]) -> dict[str, Any]:
     """The manifest. `flags`: CONFIG, WORKDIR and OVERRIDES."""
     asked = slices.parse(args.accelerator, args.topology)
+    if not asked.topology:
+        raise LaunchError(f"--topology: required for {asked.name}, whose shape is no usual one, such as 4x4x12 for v5p-384")
     job = {
         "parallelism": asked.hosts,
         "completions": asked.hosts,

@@ -24,8 +24,8 @@ class Generation:
     shapes: tuple[str, ...]
 
 
-# docs.cloud.google.com: tpu/docs/runtimes, tpu/docs/{v4,v5e,v5p,v6e}, kubernetes-engine/docs/concepts/tpus. Of several shapes
-# with as many chips the first is meant; --topology names another one.
+# docs.cloud.google.com: tpu/docs/runtimes, tpu/docs/{v4,v5e,v5p,v6e}, kubernetes-engine/docs/concepts/tpus. Of the cubes there are
+# many more.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 GENERATIONS = {
@@ -39,7 +39,7 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A slice of a generation: its name as Google writes it, its shape, and its hosts with their chips."""
+    """A slice of a generation: its name as Google writes it, its shape ("" where unusual), and its hosts with their chips."""
 
     name: str
     generation: Generation
@@ -65,11 +65,11 @@ def parse(name: str, topology: str = "") -> Slice:
         dimensions = generation.shapes[0].count("x")
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)" + f"{{{dimensions}}}", topology) or _chips(topology) * generation.cores != size:
             raise LaunchError(f"--topology: expected {dimensions + 1} numbers with a product of {chips} chips, got {topology!r}")
-    elif rest or chips not in shapes:
+    elif rest or (chips not in shapes and (generation.shapes is _FLAT or chips % 4)):
         sizes = ", ".join(f"{generation.cloud}-{n * generation.cores}" for n in sorted(shapes))
-        raise LaunchError(f"--accelerator: no usual slice is {name!r} (allowed: {sizes}; others with --topology)")
+        raise LaunchError(f"--accelerator: there is no slice {name!r} (such as {sizes})")
     hosts = 1 if chips <= generation.whole else chips // 4
-    return Slice(f"{generation.cloud}-{size}", generation, topology or shapes[chips], hosts, chips // hosts)
+    return Slice(f"{generation.cloud}-{size}", generation, topology or shapes.get(chips, ""), hosts, chips // hosts)
 
 
 def _chips(shape: str) -> int:

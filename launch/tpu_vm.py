@@ -80,7 +80,9 @@ class Tpu:
             *([f"--service-account={args.service_account}"] if args.service_account else []),
             *args.create_flags,
         ]
-        self.say(f"asking for {args.slices} x {asked.name} ({asked.topology}, {asked.hosts} hosts each){' as spot' * args.spot}")
+        self.say(
+            f"asking for {args.slices} x {asked.name} ({asked.hosts} hosts of {asked.chips_per_host} chips){' as spot' * args.spot}"
+        )
         self.gcloud.read("create", *self.call("create", *flags))
 
     def state(self) -> tuple[str, str]:
@@ -188,7 +190,7 @@ class Tpu:
                 return self._watch()
             except LaunchError as e:
                 # Whatever failed, failed because of that: the hosts went away in the middle of it.
-                if not self.args.watch or (e.code != LOST and self.state()[0] not in TAKEN):
+                if not self.args.watch or (e.code != LOST and self.steady_state()[0] not in TAKEN):
                     raise
                 self.say(f"the slice was taken ({e}); asking for another")
                 time.sleep(self.args.poll)

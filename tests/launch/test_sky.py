@@ -28,7 +28,9 @@ def test_schema(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_skypilots_own_schema(path):
     sky = pytest.importorskip("sky")
-    task = sky.Task.from_yaml_config(copy.deepcopy(READ[path.stem]) | {"workdir": str(common.ROOT)}, env_overrides=[("BUCKET", "my-bucket")])
+    task = sky.Task.from_yaml_config(
+        copy.deepcopy(READ[path.stem]) | {"workdir": str(common.ROOT)}, env_overrides=[("BUCKET", "my-bucket")]
+    )
     assert task.run == READ[path.stem]["run"]
 
 
