@@ -32,6 +32,7 @@ import slices
 import start
 from parameters import LaunchError
 
+STEPS = ("create", "wait", "setup", "run", "logs", "status", "stop", "delete", "up")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = ("setup.py", "pyproject.toml", "taxonomy", "configs", "launch")
 ARCHIVE = "taxonomy.tar.gz"
@@ -308,9 +309,6 @@ def parse(argv: list[str], environment: Mapping[str, str]) -> argparse.Namespace
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", args.name):
         raise LaunchError(f"--name: expected small letters, digits and dashes, got {args.name!r}")
     return args
-
-
-STEPS = ("create", "wait", "setup", "run", "logs", "status", "stop", "delete", "up")
 
 
 def main() -> None:
