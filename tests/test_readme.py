@@ -14,7 +14,10 @@ from taxonomy import index
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *((ROOT / "docs" / f"{name}.md").read_text() for name in ("training", "inference", "plans"))]
+PAGES = [
+    README,
+    *((ROOT / f"{name}.md").read_text() for name in ("docs/training", "docs/inference", "docs/plans", "launch/README")),
+]
 
 
 def commands() -> list[str]:
