@@ -25,14 +25,15 @@ prepare() {
 mount_bucket() {
   local bucket=$1 unit=/etc/systemd/system/bucket.mount wanted probe
   if ! command -v gcsfuse >/dev/null; then
-    local source="https://packages.cloud.google.com/apt" key=/usr/share/keyrings/cloud.google.asc
-    curl -fsSL "$source/doc/apt-key.gpg" | sudo tee "$key" >/dev/null
-    # shellcheck source=/dev/null
-    echo "deb [signed-by=$key] $source gcsfuse-$(. /etc/os-release && echo "${VERSION_CODENAME:?}") main" |
-      sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    local version=3.7.1 package
+    package=$(mktemp --suffix=.deb)
+    curl -fsSL -o "$package" \
+      "https://github.com/GoogleCloudPlatform/gcsfuse/releases/download/v$version/gcsfuse_${version}_amd64.deb"
+    chmod a+r "$package"
     # A fresh machine updates itself, and holds the lock meanwhile.
     sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
-    sudo apt-get -qq -o DPkg::Lock::Timeout=600 install --yes gcsfuse
+    sudo apt-get -qq -o DPkg::Lock::Timeout=600 install --yes "$package"
+    rm "$package"
   fi
   # No cached metadata, which some machines keep for good: hosts must see each other's files. A complete checkpoint is renamed.
   wanted=$(

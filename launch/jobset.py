@@ -1,6 +1,6 @@
 """Prints the JobSet of a run for GKE: one job a slice, one pod a host, one checkpoint for all of them.
 
-    export ACCELERATOR=v6e-32 BUCKET=my-bucket IMAGE=us-docker.pkg.dev/my-project/my-images/taxonomy
+    export ACCELERATOR=v6e-32 BUCKET=my-bucket IMAGE=registry.example.com/my-images/taxonomy
     export CONFIG=configs/llama.py:2-7b WORKDIR=/bucket/runs/first OVERRIDES="--config.mesh=fsdp:-1"
     python launch/jobset.py --name=first | kubectl apply -f -
 
