@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     accelerator = slice_.accelerator if slice_ else accelerators.find(_ACCELERATOR.value)
     devices = slice_.devices if slice_ else _DEVICES.value or sharding.devices_of(config.mesh)
     plan = make_plan(config, devices)
-    found = estimate(plan, sharding.abstract_mesh(config.mesh, devices), accelerator)
+    found = estimate(plan, sharding.abstract_mesh(config.mesh, devices, accelerator.kind), accelerator)
     result = _described(config, plan, found)
     if not _JSON.value:
         _show(result, found)
@@ -147,7 +147,7 @@ def _show_compiled(compiled: Any) -> None:
     collectives = ", ".join(f"{count} {kind}" for kind, count in compiled.collectives.items()) or "no collectives"
     print(
         f"the compiler: fits, peak memory {size(compiled.peak, 'B')} ({size(compiled.arguments, 'B')} of arguments), {collectives} "
-        f"(a loop's once); compiled in {compiled.seconds:.0f} s"
+        f"and {compiled.kernels or 'no'} kernels (a loop's once); compiled in {compiled.seconds:.0f} s"
     )
 
 

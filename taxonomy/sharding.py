@@ -13,7 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from taxonomy.errors import UserError, nearest
 
@@ -81,10 +81,17 @@ def devices_of(text: str) -> int:
     return math.prod(map(int, sizes))
 
 
-def abstract_mesh(text: str, devices: int) -> AbstractMesh:
-    """The mesh that `text` describes over so many devices, none of which need be there."""
+def abstract_mesh(text: str, devices: int, kind: str | None = None) -> AbstractMesh:
+    """The mesh that `text` describes over so many devices, none of which need be there; kind: what JAX calls them."""
     sizes = parse_mesh(text, devices)
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    device = kind and AbstractDevice(device_kind=kind, num_cores=None, platform="tpu" if kind.startswith("TPU") else "gpu")
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), abstract_device=device)
+
+
+def platform() -> str:
+    """What the devices of the mesh at work are, "tpu", "gpu" or "cpu"; without a mesh those that JAX runs on."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def flax_rules() -> list[tuple[str, tuple[str, ...] | None]]:
@@ -126,15 +133,16 @@ def over(axes: Sequence[str]) -> int:
     return math.prod(jax.sharding.get_abstract_mesh().shape[a] for a in axes)
 
 
-def locally(function: Callable, inputs: Any, outputs: Any) -> Callable:
+def locally(function: Callable, inputs: Any, outputs: Any, checked: bool = True) -> Callable:
     """`function` as every device does it with its parts of arrays, whose dimensions' places are given as PartitionSpecs.
 
-    Within, collectives go over places. Without a mesh it is the function itself.
+    Within, collectives go over places. Without a mesh it is the function itself. `checked`: JAX sees that devices agree on what is
+    said to be the same on them, which it cannot of kernels.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function
-    return jax.shard_map(function, in_specs=inputs, out_specs=outputs)
+    return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=checked)
 
 
 def parameter_shardings(declared: Any, mesh: Mesh) -> Any:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one plain reference, one implementation that skips what a mask rules out.
+"""Scaled dot-product attention: one plain reference, one implementation that skips what a mask rules out, and a kernel for TPU.
 
 Shapes: queries (B, T, H, K); keys and values (B, G, S, K) with H a multiple of G.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from taxonomy import sharding
 from taxonomy.errors import UserError, nearest
 from taxonomy.ops.masks import AttentionMask
 
@@ -147,7 +148,29 @@ def _banded(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -
     return y_BTHK.reshape(batch, chunks * size, *y_BTHK.shape[2:])[:, :time]
 
 
-IMPLEMENTATIONS = {"auto": chunked, "chunked": chunked, "reference": reference}
+def kernel(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
+    """By the kernel of `ops.splash`. Raises UserError for what it does not take, but for texts too short to need it."""
+    from taxonomy.ops import splash
+
+    reason = splash.refused(q_BTHK, keys, scores, q_ranks_BT)
+    if reason is None:
+        return splash.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    if q_BTHK.shape[1] >= splash.SHORTEST:
+        raise UserError(f"attention: splash does not take {reason}; auto computes that in chunks")
+    return chunked(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, q_ranks_BT)
+
+
+def auto(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
+    """What is fastest where it runs: on TPU the kernel for all that it takes, else chunks."""
+    if sharding.platform() == "tpu":
+        from taxonomy.ops import splash
+
+        if splash.refused(q_BTHK, keys, scores, q_ranks_BT) is None:
+            return splash.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
+    return chunked(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, q_ranks_BT)
+
+
+IMPLEMENTATIONS = {"auto": auto, "chunked": chunked, "reference": reference, "splash": kernel}
 
 
 def _heads_last(y_BGRTK: jax.Array) -> jax.Array:

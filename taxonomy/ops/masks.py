@@ -18,6 +18,8 @@ class AttentionMask:
     causal: no query sees a later key.
     window: a query sees no key `window` or more positions before it; None when unbounded.
     ahead: a query sees no key more than `ahead` positions after it; None when unbounded.
+    within: documents are cut into pieces of so many tokens, and no query sees a key of another piece; None when they are not.
+    band: a query sees all that causal, window, ahead and within leave it, so that these say the mask to a kernel.
     prefix: a query also sees the keys of its document that the batch marks as its prefix.
     by_head: a head sees each allowed key as often as `times` says.
     ordered: the model reads an order of its tokens; where the batch gives one, no query sees past it, whatever its mask.
@@ -25,6 +27,8 @@ class AttentionMask:
 
     causal = False
     window = None
+    within = None
+    band = False
     prefix = False
     by_head = False
     ordered = False
@@ -47,6 +51,8 @@ class AttentionMask:
 class Full(AttentionMask):
     """Every token sees every token of its document."""
 
+    band = True
+
 
 @component("causal", kind="mask", paper="Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3")
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Causal(AttentionMask):
     """A token sees itself and what came before."""
 
     causal = True
+    band = True
 
     def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
         return k_position <= q_position
@@ -82,6 +89,7 @@ class Permutation(AttentionMask):
     """A token sees those of its own and of lower order, and is predicted from those of lower order. Full where none is given."""
 
     ordered = True
+    band = True
 
 
 @component("local", kind="mask", paper="Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150")
@@ -91,6 +99,7 @@ class Local(AttentionMask):
 
     window: int
     causal = True
+    band = True
 
     def check(self) -> None:
         if self.window < 1:
@@ -111,6 +120,7 @@ class Chunks(AttentionMask):
 
     size: int
     causal = True
+    band = True
 
     def check(self) -> None:
         if self.size < 1:
@@ -118,6 +128,10 @@ class Chunks(AttentionMask):
 
     @property
     def window(self) -> int:
+        return self.size
+
+    @property
+    def within(self) -> int:
         return self.size
 
     def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
@@ -134,6 +148,7 @@ class Around(AttentionMask):
     """A token sees itself, `sides` tokens on each side, and the global tokens of its document: those of the batch's prefix."""
 
     sides: int
+    band = True
     prefix = True
 
     def check(self) -> None:
@@ -173,6 +188,10 @@ class Strided(AttentionMask):
     def window(self) -> int | None:
         return self.stride + 1 if self.part == "local" else None
 
+    @property
+    def band(self) -> bool:
+        return self.part == "local"
+
     def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
         behind = q_position - k_position
         local, strided = behind <= self.stride, behind % self.stride == 0
@@ -199,6 +218,14 @@ class Fixed(AttentionMask):
     @property
     def window(self) -> int | None:
         return self.stride if self.part == "block" else None
+
+    @property
+    def within(self) -> int | None:
+        return self.stride if self.part == "block" else None
+
+    @property
+    def band(self) -> bool:
+        return self.part == "block"
 
     def allowed(self, q_position: jax.Array, k_position: jax.Array) -> jax.Array:
         block = q_position // self.stride == k_position // self.stride

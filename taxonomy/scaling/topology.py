@@ -30,12 +30,13 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says: bytes of a device, collectives by kind (a loop's once), seconds that it took."""
+    """What the compiler says: bytes of a device, collectives by kind and kernels (a loop's once), seconds that it took."""
 
     peak: int
     arguments: int
     temporary: int
     collectives: dict[str, int]
+    kernels: int
     seconds: float
 
 
@@ -70,12 +71,13 @@ def compile_step(plan: Plan, where: Slice) -> Compiled:
         raise UserError(f"--topology: the compiler says: {str(e).splitlines()[0]}") from None
     finally:
         jax.config.update("jax_optimization_level", before)
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     return Compiled(
         peak=memory.peak_memory_in_bytes,
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
-        collectives=dict(collections.Counter(_COLLECTIVE.findall(compiled.as_text()))),
+        collectives=dict(collections.Counter(_COLLECTIVE.findall(text))),
+        kernels=text.count('custom_call_target="tpu_custom_call"'),
         seconds=time.perf_counter() - started,
     )
 

@@ -7,6 +7,7 @@ loop is taken to turn once.
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -86,6 +87,8 @@ _FUSED = frozenset(
 )
 _SAME = frozenset(["reshape", "transpose", "squeeze", "expand_dims", "sharding_constraint", "name", "stop_gradient"])
 
+# What `ops.splash` calls a kernel that works in some of its turns.
+_WORK = re.compile(r"_in_(\d+)_of_(\d+)_blocks")
 
 _SHOWN = 12
 
@@ -122,12 +125,13 @@ class _Value:
 
 @dataclasses.dataclass(frozen=True)
 class _Equation:
-    """One of them: the same that a jaxpr has."""
+    """One of them: the same that a jaxpr has. share: of a kernel's turns, how many it works in."""
 
     primitive: Any
     params: dict[str, Any]
     invars: list[_Value]
     outvars: list[_Value]
+    share: float = 1.0
 
 
 def cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int = 0) -> tuple[Cost, list[Place], list[Any]]:
@@ -175,7 +179,7 @@ def _written_out(jaxpr: Any) -> tuple[list[_Value], list[_Equation], list[_Value
     """Inputs, equations and results of a jaxpr, with the equations of what it calls in place of the calls."""
     equations: list[_Equation] = []
 
-    def write(jaxpr: Any, given: list[_Value]) -> list[_Value]:
+    def write(jaxpr: Any, given: list[_Value], share: float = 1.0) -> list[_Value]:
         values = dict(zip(jaxpr.invars, given, strict=True))
 
         def value(variable: Any) -> _Value:
@@ -185,12 +189,14 @@ def _written_out(jaxpr: Any) -> tuple[list[_Value], list[_Equation], list[_Value
 
         for equation in jaxpr.eqns:
             taken, name = [value(v) for v in equation.invars], equation.primitive.name
-            inner = None if name in ("scan", "while", "cond", "shard_map") else _called(equation)
+            inner = None if name in ("scan", "while", "cond", "shard_map", "pallas_call") else _called(equation)
             if inner is not None:
-                values |= zip(equation.outvars, write(inner, taken), strict=True)
+                work = _WORK.search(str(equation.params.get("name", "")))
+                own = int(work[1]) / int(work[2]) if work else share
+                values |= zip(equation.outvars, write(inner, taken, own), strict=True)
             else:
                 made = [value(v) for v in equation.outvars]
-                equations.append(_Equation(equation.primitive, equation.params, taken, made))
+                equations.append(_Equation(equation.primitive, equation.params, taken, made, share))
         return [value(v) for v in jaxpr.outvars]
 
     given = [_Value(v.aval) for v in jaxpr.invars]
@@ -239,6 +245,8 @@ def _one(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place],
         return inner, found, []
     if name == "shard_map":
         return _locally(one, given, rules)
+    if name == "pallas_call":
+        return _kernel(one), [_nowhere(v) for v in one.outvars], []
     places, moves, flops = rules.apply(one, given)
     total = Cost(flops=flops, moved=Counter(moves))
     if flops:
@@ -258,6 +266,28 @@ def _locally(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Pla
             total.peak += _bytes(value, wanted, rules)
     found = [rules.real(Place.of(spec, len(v.aval.shape))) for spec, v in zip(one.params["out_specs"], one.outvars, strict=True)]
     return total, found, []
+
+
+def _kernel(one: _Equation) -> Cost:
+    """What a device computes in a kernel of its own."""
+    turns = one.share * math.prod(one.params["grid_mapping"].grid)
+    touched = sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in (*one.invars, *one.outvars))
+    return Cost(flops=turns * _products(one.params["jaxpr"]), touched=touched)
+
+
+def _products(jaxpr: Any) -> float:
+    """FLOPs of a kernel's turn."""
+    total = 0.0
+    for one in jaxpr.eqns:
+        name, inner = one.primitive.name, _called(one)
+        if name == "dot_general":
+            (over, _), _ = one.params["dimension_numbers"]
+            total += 2.0 * math.prod(one.outvars[0].aval.shape) * math.prod(one.invars[0].aval.shape[i] for i in over)
+        elif name == "cond":
+            total += max(_products(branch.jaxpr) for branch in one.params["branches"])
+        elif inner is not None:
+            total += one.params.get("length", 1) * _products(inner)
+    return total
 
 
 def _scan(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
