@@ -128,6 +128,17 @@ def place(name: str, size: int, gathered: Sequence[str] = ()) -> tuple[str, ...]
     return () if mesh.empty else tuple(a for a in mesh_axes(name, size, mesh) if a not in gathered)
 
 
+def constrained(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """An array whose dimensions stand where the rules say, on the mesh at work; one that its mesh axes do not divide is whole."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    # Axes of one device are named with the others, as flax does.
+    parts = [RULES[name] if name else () for name in axes]
+    entries = [at if size % over(at) == 0 else () for at, size in zip(parts, x.shape, strict=True)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
 def over(axes: Sequence[str]) -> int:
     """How many devices a dimension at this place stands over."""
     return math.prod(jax.sharding.get_abstract_mesh().shape[a] for a in axes)

@@ -1,7 +1,8 @@
 """Next-token loss over a large vocabulary without keeping all logits.
 
 The loss and its gradients are computed together, one chunk of time steps after another, so that at most one chunk of logits is
-alive and no product is computed twice. `reference` is the plain form.
+alive and no product is computed twice. Devices with other rows of the batch add up the head's gradient of their own, and exchange it
+once, after the last chunk. `reference` is the plain form.
 """
 
 import functools
@@ -174,9 +175,18 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
     kernel_VD = head.kernel_VD.astype(x_BTD.dtype)
     # Both products with the vocabulary are fastest with the features first; the kernel is turned once, its gradient turned back.
     kernel_DV = jax.lax.optimization_barrier(kernel_VD.T)
+    # Gradients of the head have an axis of the places (P) that the batch's rows stand at.
+    places = sharding.over(sharding.place("batch", x_BTD.shape[0]))
+    by_place = lambda a: a.reshape(places, -1, a.shape[-1])  # noqa: E731
+
+    def product(x_ND, d_NV):
+        """x.T d of every place. The plain form is that which XLA on CPU computes fastest."""
+        if places == 1:
+            return jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)[None]
+        return jnp.einsum("pnd,pnv->pdv", by_place(x_ND), by_place(d_NV), preferred_element_type=jnp.float32)
 
     def step(carry, chunk):
-        sums, d_kernel_DV, d_bias = carry
+        sums, d_kernel_PDV, d_bias_PV = carry
         x, targets, weights = chunk
         x_ND = x.reshape(-1, x.shape[-1])
         raw = jnp.matmul(x_ND, kernel_DV, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
@@ -186,19 +196,20 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
         if head.softcap is not None:
             d = d * (1.0 - jnp.square(logits_ / head.softcap))
         if head.bias_V is not None:
-            d_bias = d_bias + d.sum((0, 1))
+            d_bias_PV = sharding.constrained(d_bias_PV + by_place(d).sum(1), ("batch", "vocab"))
         d_NV = (d * head.scale).astype(x.dtype).reshape(-1, d.shape[-1])
         d_x = (d_NV @ kernel_VD).reshape(x.shape)
-        d_kernel_DV = d_kernel_DV + jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)
+        d_kernel_PDV = sharding.constrained(d_kernel_PDV + product(x_ND, d_NV), ("batch", None, "vocab"))
         sums = jax.tree.map(jnp.add, sums, _sums(logits_, targets, weights, loss))
-        return (sums, d_kernel_DV, d_bias), d_x
+        return (sums, d_kernel_PDV, d_bias_PV), d_x
 
-    d_bias = None if head.bias_V is None else jnp.zeros(head.bias_V.shape, jnp.float32)
-    start = (zeros(x_BTD.shape[0]), jnp.zeros(kernel_DV.shape, jnp.float32), d_bias)
-    (sums, d_kernel_DV, d_bias), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
+    d_bias_PV = None if head.bias_V is None else jnp.zeros((places, *head.bias_V.shape), jnp.float32)
+    start = (zeros(x_BTD.shape[0]), jnp.zeros((places, *kernel_DV.shape), jnp.float32), d_bias_PV)
+    (sums, d_kernel_PDV, d_bias_PV), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
     d_x = _joined(d_x, chunks)
-    d_head = head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias)
-    return sums, (d_x, d_head)
+    d_kernel_DV = sharding.constrained(d_kernel_PDV.sum(0), ("embed", "vocab"))
+    d_bias_V = None if d_bias_PV is None else d_bias_PV.sum(0)
+    return sums, (d_x, head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias_V))
 
 
 def _backward(loss, chunks, saved, cotangent: Sums):

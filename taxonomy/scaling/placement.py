@@ -98,6 +98,10 @@ class Rules:
         kept = tuple(axes for i, axes in enumerate(place.dims) if i not in gone)
         summed = tuple(a for i in gone for a in place.dims[i])
         out = Place(kept, place.anywhere if kept else ())
+        if equation.primitive.name == "reduce_sum" and len(kept) > 1:
+            aval = equation.outvars[0].aval
+            out, moves = self._summed(out, summed, self.elements(aval.shape, out), aval.dtype.itemsize)
+            return [out], moves, 0.0
         moves = [
             Move("all-reduce", summed, self.elements(v.aval.shape, out), v.aval.dtype.itemsize) for v in equation.outvars if summed
         ]

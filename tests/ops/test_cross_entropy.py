@@ -1,13 +1,17 @@
 """The chunked loss with gradients of its own, against the plain loss and PyTorch's."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from scipy import stats
 
+from taxonomy import sharding
 from taxonomy.ops import cross_entropy as ce
 from taxonomy.ops.cross_entropy import Projection
 from taxonomy.ops.losses import CrossEntropy, Gold
@@ -173,6 +177,47 @@ def test_no_more_logits_are_alive_than_a_chunk_holds(chunk):
     text = str(jax.make_jaxpr(jax.value_and_grad(run))(X))
     alive = max(b * t for b in (BATCH,) for t in range(1, TIME + 1) if f"f32[{b},{t},{V}]" in text)
     assert alive <= max(chunk, BATCH)
+
+
+def reductions(text: str) -> list[tuple[bool, int]]:
+    """Of a compiled program's sums over devices: whether a loop's body has them, and how many numbers are summed."""
+    parts = {match[1]: match[2] for match in re.finditer(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\n((?:  .*\n)*)\}", text, re.M)}
+    looped, more = set(), set(re.findall(r"body=%?([\w.-]+)", text))
+    while more - looped:
+        looped |= more
+        more = {name for part in looped for name in re.findall(r"(?:to_apply|calls|body)=%?([\w.-]+)", parts.get(part, ""))}
+    found = []
+    for name, part in parts.items():
+        for shapes in re.findall(r"= (.*?) (?:all-reduce|reduce-scatter)(?:-start)?\(", part):
+            sizes = re.findall(r"\w+\[([\d,]*)\]", shapes)
+            found += [(name in looped, math.prod(map(int, filter(None, size.split(","))))) for size in sizes]
+    return found
+
+
+@pytest.mark.parametrize("mesh", ["data:4", "fsdp:4", "data:2,fsdp:2,tensor:2", "tensor:4"])
+def test_devices_exchange_the_gradient_of_the_head_once(mesh):
+    """It is that of one device, and no chunk's turn sums it over devices; the gradients of features are summed over `tensor`."""
+    batch, time, d, vocab = 8, 6, 24, 64
+    x, kernel, bias = (GENERATOR.standard_normal(s).astype(np.float32) for s in ((batch, time, d), (vocab, d), (vocab,)))
+    targets, weights = GENERATOR.integers(0, vocab, (batch, time)), GENERATOR.random((batch, time)).astype(np.float32)
+
+    def loss(x, kernel, bias, targets, weights):
+        # Chunks of one token a row.
+        sums = ce.cross_entropy(x, Projection(kernel, bias, 0.5, 3.0), targets, weights, Z_LOSS, 1)
+        return sums.loss, sums
+
+    arrays, gradients = (x, kernel, bias, targets, weights), jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    expected = jax.jit(gradients)(*arrays)
+    place = sharding.make_mesh(mesh, jax.devices()[: sharding.devices_of(mesh)])
+    names = (("batch", "time", None), ("vocab", "embed"), ("vocab",), ("batch", "time"), ("batch", "time"))
+    places = [NamedSharding(place, sharding.partition(axes, a.shape, place)) for axes, a in zip(names, arrays, strict=True)]
+    with jax.set_mesh(place):
+        compiled = jax.jit(gradients, in_shardings=places, out_shardings=(None, tuple(places[:3]))).lower(*arrays).compile()
+    found = compiled(*jax.device_put(arrays, tuple(places)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+    own, sizes = vocab // place.shape["tensor"], reductions(compiled.as_text())
+    assert sizes and not {own, d * own} & {size for looped, size in sizes if looped}
+    assert ({own, d * own} <= {size for looped, size in sizes if not looped}) == (mesh != "tensor:4")
 
 
 def test_large_logits_stay_finite():
