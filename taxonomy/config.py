@@ -40,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
         "attention": "auto",
         "experts": "auto",
         "loss_chunk": 1024,
+        "stream": "whole",
         "log_every": 10,
         "max_skipped": 3,
     },

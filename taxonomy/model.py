@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from taxonomy import registry, spec
+from taxonomy import registry, sharding, spec
 from taxonomy.ahead import PREFIX, later, modules_ahead, wanted_ahead
 from taxonomy.errors import UserError
 from taxonomy.layers import embeddings, routing, streams
@@ -17,7 +17,7 @@ from taxonomy.objectives.masked_lm import discriminate
 from taxonomy.ops import cross_entropy
 from taxonomy.ops.losses import PLAIN, Loss
 from taxonomy.registry import Component
-from taxonomy.stack import Stack
+from taxonomy.stack import STREAMS, Stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Execution:
 
     dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
     attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
-    loss_chunk: tokens whose logits are alive at a time on a device. spare: see `Context`.
+    loss_chunk: tokens whose logits are alive at a time on a device. stream: one of `stack.STREAMS`. spare: see `Context`.
     """
 
     dtype: str = "float32"
@@ -35,6 +35,7 @@ class Execution:
     attention: str = "auto"
     experts: str = "auto"
     loss_chunk: int = 1024
+    stream: str = "whole"
     spare: int = 0
 
 
@@ -57,7 +58,7 @@ class Transformer(nn.Module):
         if self.spec.ordered:
             self.query = streams.QueryVector(spec.vectors(own)["d_model"], self.spec.initializer)
         for name, layers in self.spec.stacks.items():
-            setattr(self, name, Stack(layers, self.spec.blocks, self.execution.scan, self.execution.remat))
+            setattr(self, name, Stack(layers, self.spec.blocks, self.execution.scan, self.execution.remat, self.execution.stream))
             shared = shared_position(self.spec, name)
             if shared is not None:
                 setattr(self, f"{name}_positions", registry.instantiate(shared))
@@ -222,7 +223,9 @@ class Transformer(nn.Module):
 
     def _through(self, name: str, tokens, context: Context) -> jax.Array:
         """Token embeddings through a stack."""
-        return getattr(self, name)(*self._embedded(name, tokens, context))
+        x_BTD = getattr(self, name)(*self._embedded(name, tokens, context))
+        # The loss takes its tokens in parts.
+        return x_BTD if self.execution.stream == "whole" else sharding.constrained(x_BTD, STREAMS["whole"])
 
     def _embedded(self, name: str, tokens, context: Context) -> tuple[jax.Array, Context]:
         """Token embeddings, and the context with what all layers of a stack share."""

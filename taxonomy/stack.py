@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from taxonomy import registry
+from taxonomy import registry, sharding
 from taxonomy.errors import UserError, nearest
 from taxonomy.layers.context import Context
 from taxonomy.notation import Layers
@@ -26,6 +26,14 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # the projections, not the attention scores
     "full": jax.checkpoint_policies.nothing_saveable,  # only the block's input
 }
+# The residual stream between blocks, and so what remat keeps of it, on devices that share the features of a layer ("tensor"): whole
+# on each, or divided among them by features (Chowdhery et al. 2022, arXiv:2204.02311, section 4) or by time (Korthikanti et al. 2022,
+# arXiv:2205.05198, section 4.2.2). What every device has to read of it is gathered, and what each adds is scattered when summed.
+STREAMS = {
+    "whole": ("batch", "time", "features"),
+    "features": ("batch", "time", "feature_parts"),
+    "time": ("batch", "time_parts", "features"),
+}
 
 
 class Stack(nn.Module):
@@ -35,17 +43,18 @@ class Stack(nn.Module):
     blocks: tuple[tuple[str, Component], ...]
     scan: bool = True
     remat: str = "none"
+    stream: str = "whole"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         for i, item in enumerate(self.layers.items):
             if isinstance(item, str):
-                found = self._block(item, f"{i}_{item}")(_constrained(x_BTD), context)
+                found = self._block(item, f"{i}_{item}")(self._constrained(x_BTD), context)
                 if isinstance(found, tuple):
                     # What a turn's blocks lend is for the rest of its turn.
                     found, lent = found
                     context = context.replace(lent=lent)
-                x_BTD = _constrained(found)
+                x_BTD = self._constrained(found)
             elif self.scan:
                 scanned = nn.scan(
                     _Turn,
@@ -62,7 +71,7 @@ class Stack(nn.Module):
         return x_BTD
 
     def _inner(self, body: Layers) -> dict[str, Any]:
-        return {"layers": body, "blocks": self.blocks, "scan": self.scan, "remat": self.remat}
+        return {"layers": body, "blocks": self.blocks, "scan": self.scan, "remat": self.remat, "stream": self.stream}
 
     def _block(self, block: str, name: str) -> nn.Module:
         if self.remat not in REMAT_POLICIES:
@@ -74,6 +83,10 @@ class Stack(nn.Module):
             transform = functools.partial(nn.remat, policy=policy, prevent_cse=not isinstance(self, _Turn))
         return registry.instantiate(dict(self.blocks)[block], transform, name=name)
 
+    def _constrained(self, x_BTD: jax.Array) -> jax.Array:
+        """The residual stream, kept in its sharding."""
+        return sharding.constrained(x_BTD, STREAMS[self.stream])
+
 
 class _Turn(Stack):
     """One turn of a scanned repeat."""
@@ -81,11 +94,6 @@ class _Turn(Stack):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, None]:
         return Stack.__call__(self, x_BTD, context), None
-
-
-def _constrained(x_BTD: jax.Array) -> jax.Array:
-    """The residual stream, kept in its sharding."""
-    return nn.with_logical_constraint(x_BTD, ("batch", "time", "features"))
 
 
 def locations(layers: Layers) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:

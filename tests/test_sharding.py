@@ -173,11 +173,30 @@ def test_many_devices_are_one_device(family, tiny, packed, number):
     assert_one_step(tiny, packed, family, *meshes(tiny(family))[number], 1)
 
 
-def assert_one_step(one_of, packed, family, text, devices, parts):
+@pytest.mark.parametrize(("family", "text", "stream"), [("llama", CUBE, "features"), ("palm", "sequence:2,tensor:4", "time")])
+def test_a_stream_that_is_divided_is_one_device(family, text, stream, tiny, packed):
+    assert_one_step(tiny, packed, family, text, 8, 1, stream)
+    one = tiny(family)
+    batch = uneven_batch(packed, one.spec.vocab)
+    lowered = trainer_of(one.spec, SMOOTH, 1.0, mesh=text, devices=8, stream=stream).lower(batch).as_text()
+    places = {"features": '{"sequence"}, {"tensor"}', "time": '{"sequence", "tensor"}, {}'}
+    rows, time = batch["tokens"].shape
+    found = re.findall(rf"sdy.sharding_constraint .*?\[{{.*?}}, (.*?)\].*tensor<{rows}x{time}x{one.spec.d_model}xf32>", lowered)
+    assert found.count(places[stream]) >= 2 * len(set(one.spec.decoder))
+
+
+def test_a_stream_that_does_not_divide_is_refused():
+    for stream, said in (("features", "divides 72 over 16"), ("time", "divides 40 over 16"), ("feature", "did you mean 'features'")):
+        size = {"model.d_model": 72, "model.context": 40, "train.batch_tokens": 80, "mesh": "tensor:16", "train.stream": stream}
+        with pytest.raises(UserError, match=said):
+            make_plan(config_lib.load_config("llama:tiny", size), 16)
+
+
+def assert_one_step(one_of, packed, family, text, devices, parts, stream="whole"):
     one = one_of(family)
     batch = uneven_batch(packed, one.spec.vocab)
     expected, expected_losses = on_one_device(one_of, packed, family)
-    trainer = trainer_of(one.spec, SMOOTH, 1.0, mesh=text, devices=devices)
+    trainer = trainer_of(one.spec, SMOOTH, 1.0, mesh=text, devices=devices, stream=stream)
     state, losses = run(trainer, one.params, batch, parts)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     assert_trees_close(state.params, expected.params, rtol=1e-5)

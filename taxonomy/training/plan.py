@@ -14,7 +14,7 @@ from taxonomy.layers.experts import IMPLEMENTATIONS
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Lengths, Objective, check
 from taxonomy.ops.losses import Loss
-from taxonomy.stack import REMAT_POLICIES
+from taxonomy.stack import REMAT_POLICIES, STREAMS
 from taxonomy.training.optimizers import Optimizer
 from taxonomy.training.parts import Parts
 from taxonomy.training.schedules import BatchPlan, Duration, Progress, Schedule
@@ -79,6 +79,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         ("dtype", train.dtype, DTYPES),
         ("remat", train.remat, REMAT_POLICIES),
         ("experts", train.experts, IMPLEMENTATIONS),
+        ("stream", train.stream, STREAMS),
     ):
         if value not in allowed:
             raise UserError(f"config.train.{key}: unknown value {value!r}{nearest(value, allowed)}")
@@ -100,6 +101,7 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         raise UserError(
             f"config.train.batch_tokens: {full} sequences of {context} do not divide over {rows} batch shards of the mesh"
         )
+    _check_stream(train.stream, mesh, context, parsed.d_model)
     batches = BatchPlan(full, stages)
     microbatch = _microbatch(train.microbatch_tokens, context, rows, [full, *(size for size, _ in stages)])
 
@@ -147,6 +149,14 @@ def abstract_batch(plan: Plan, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     if isinstance(plan.objective, Causal):
         del empty["weights"]
     return {name: jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype) for name, array in empty.items()}
+
+
+def _check_stream(stream: str, mesh: dict[str, int], context: int, d_model: int) -> None:
+    """Raises UserError when the residual stream cannot be divided as asked."""
+    for name, size in zip(STREAMS[stream][1:], (context, d_model), strict=True):
+        parts = math.prod(mesh[axis] for axis in sharding.RULES[name])
+        if stream != "whole" and size % parts:
+            raise UserError(f"config.train.stream: {stream!r} divides {size} over {parts} devices of the mesh, which leaves a rest")
 
 
 def _objective(sentence: str, parsed: spec.Model) -> Objective:

@@ -16,12 +16,12 @@ RATE = 1e-2
 
 @functools.cache
 def trainer_of(
-    model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cross_entropy", mesh="data:1", devices=1, parts=(1, 1)
+    model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cross_entropy", mesh="data:1", devices=1, parts=(1, 1), stream="whole"
 ) -> Trainer:
     """A trainer on the first devices; tests that ask for the same one share what it has compiled."""
     place = sharding.make_mesh(mesh, jax.devices()[:devices])
     return Trainer(
-        build(model),
+        build(model, stream=stream),
         registry.create("optimizer", optimizer, "config.train.optimizer"),
         place,
         clip,
