@@ -1,8 +1,8 @@
 """Next-token loss over a large vocabulary without keeping all logits.
 
 The loss and its gradients are computed together, one chunk of time steps after another, so that at most one chunk of logits is
-alive and no product is computed twice. Devices with other rows of the batch add up the head's gradient of their own, and exchange it
-once, after the last chunk. `reference` is the plain form.
+alive and no product is computed twice. Devices with other rows of the batch add up their own parts of the head's gradient, and
+exchange them once, after the last chunk. `reference` is the plain form.
 """
 
 import functools
@@ -175,15 +175,19 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
     kernel_VD = head.kernel_VD.astype(x_BTD.dtype)
     # Both products with the vocabulary are fastest with the features first; the kernel is turned once, its gradient turned back.
     kernel_DV = jax.lax.optimization_barrier(kernel_VD.T)
-    # Gradients of the head have an axis of the places (P) that the batch's rows stand at.
-    places = sharding.over(sharding.place("batch", x_BTD.shape[0]))
+    # Gradients of the head have an axis of the places (P) that the batch's rows stand at, until all chunks are added up.
+    places = sharding.over(sharding.place("batch", x_BTD.shape[0])) if chunks > 1 else 1
     by_place = lambda a: a.reshape(places, -1, a.shape[-1])  # noqa: E731
+    # They are divided by features where the vocabulary does not divide.
+    features, vocab = (None, "vocab") if sharding.place("vocab", kernel_VD.shape[0]) else ("feature_parts", None)
 
-    def product(x_ND, d_NV):
-        """x.T d of every place. The plain form is that which XLA on CPU computes fastest."""
+    def added(d_kernel_PDV, x_ND, d_NV):
+        """x.T d of every place, added. The plain form is that which XLA on CPU computes fastest."""
         if places == 1:
-            return jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)[None]
-        return jnp.einsum("pnd,pnv->pdv", by_place(x_ND), by_place(d_NV), preferred_element_type=jnp.float32)
+            return d_kernel_PDV + jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)[None]
+        x_PND = sharding.constrained(by_place(x_ND), ("batch", None, features))
+        product_PDV = jnp.einsum("pnd,pnv->pdv", x_PND, by_place(d_NV), preferred_element_type=jnp.float32)
+        return sharding.constrained(d_kernel_PDV + product_PDV, ("batch", features, vocab))
 
     def step(carry, chunk):
         sums, d_kernel_PDV, d_bias_PV = carry
@@ -196,10 +200,10 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
         if head.softcap is not None:
             d = d * (1.0 - jnp.square(logits_ / head.softcap))
         if head.bias_V is not None:
-            d_bias_PV = sharding.constrained(d_bias_PV + by_place(d).sum(1), ("batch", "vocab"))
+            d_bias_PV = d_bias_PV + by_place(d).sum(1)
         d_NV = (d * head.scale).astype(x.dtype).reshape(-1, d.shape[-1])
         d_x = (d_NV @ kernel_VD).reshape(x.shape)
-        d_kernel_PDV = sharding.constrained(d_kernel_PDV + product(x_ND, d_NV), ("batch", None, "vocab"))
+        d_kernel_PDV = added(d_kernel_PDV, x_ND, d_NV)
         sums = jax.tree.map(jnp.add, sums, _sums(logits_, targets, weights, loss))
         return (sums, d_kernel_PDV, d_bias_PV), d_x
 
@@ -207,7 +211,9 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
     start = (zeros(x_BTD.shape[0]), jnp.zeros((places, *kernel_DV.shape), jnp.float32), d_bias_PV)
     (sums, d_kernel_PDV, d_bias_PV), d_x = _over_chunks(step, start, (x_BTD, targets_BT, weights_BT), chunks)
     d_x = _joined(d_x, chunks)
-    d_kernel_DV = sharding.constrained(d_kernel_PDV.sum(0), ("embed", "vocab"))
+    d_kernel_DV = d_kernel_PDV.sum(0)
+    if places > 1:
+        d_kernel_DV = sharding.constrained(d_kernel_DV, ("embed", "vocab"))
     d_bias_V = None if d_bias_PV is None else d_bias_PV.sum(0)
     return sums, (d_x, head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias_V))
 
