@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import flax.linen as nn
 import jax
 
-from taxonomy import registry
+from taxonomy import registry, sharding
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import dropout
 from taxonomy.ops.attention import Keys
@@ -47,7 +47,12 @@ class Block(nn.Module, kw_only=True):
         return registry.instantiate(self.norm, name=name)(x_BTD)
 
     def _apply(self, name: str, sublayer: Component, x_BTD: jax.Array, context: Context) -> jax.Array:
+        whole, parts = sharding.STREAMS["whole"], sharding.STREAMS[context.stream]
+        if whole != parts:
+            x_BTD = sharding.moved(x_BTD, whole, parts)
         y_BTD = registry.instantiate(sublayer, name=name)(x_BTD, context)
+        if whole != parts:
+            y_BTD = sharding.moved(y_BTD, parts, whole)
         return dropout(self, y_BTD, self.dropout, context.train)
 
 

@@ -17,7 +17,7 @@ from taxonomy.objectives.masked_lm import discriminate
 from taxonomy.ops import cross_entropy
 from taxonomy.ops.losses import PLAIN, Loss
 from taxonomy.registry import Component
-from taxonomy.stack import STREAMS, Stack
+from taxonomy.stack import Stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Execution:
 
     dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
     attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
-    loss_chunk: tokens whose logits are alive at a time on a device. stream: one of `stack.STREAMS`. spare: see `Context`.
+    loss_chunk: tokens whose logits are alive at a time on a device. stream: one of `sharding.STREAMS`. spare: see `Context`.
     """
 
     dtype: str = "float32"
@@ -162,7 +162,7 @@ class Transformer(nn.Module):
 
     def _execution(self) -> dict[str, Any]:
         """What a context is told of how things are computed."""
-        return {name: getattr(self.execution, name) for name in ("attention", "experts", "spare")}
+        return {name: getattr(self.execution, name) for name in ("attention", "experts", "stream", "spare")}
 
     def features(self, tokens: jax.Array, positions=None, segments=None, train: bool = False, **others: jax.Array) -> jax.Array:
         """What the head reads, (B, T, D)."""
@@ -225,7 +225,7 @@ class Transformer(nn.Module):
         """Token embeddings through a stack."""
         x_BTD = getattr(self, name)(*self._embedded(name, tokens, context))
         # The loss takes its tokens in parts.
-        return x_BTD if self.execution.stream == "whole" else sharding.constrained(x_BTD, STREAMS["whole"])
+        return x_BTD if self.execution.stream == "whole" else sharding.constrained(x_BTD, sharding.STREAMS["whole"])
 
     def _embedded(self, name: str, tokens, context: Context) -> tuple[jax.Array, Context]:
         """Token embeddings, and the context with what all layers of a stack share."""

@@ -7,6 +7,7 @@ Parameters and activations name what their dimensions mean; only this file knows
     fsdp      parts of the batch and of the parameters   expert     parts of the batch; different experts
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +36,15 @@ RULES: dict[str, tuple[str, ...]] = {
     "head_dim": (),
     "layers": (),
     "tracks": (),
+}
+
+# How the residual stream may stand between blocks, and so what is kept of it, on devices that share a layer's features ("tensor"):
+# whole on each, or divided by features (Chowdhery et al. 2022, arXiv:2204.02311, section 4) or by time (Korthikanti et al. 2022,
+# arXiv:2205.05198, section 4.2.2). Sublayers read it whole, and what they add is scattered as it is summed over devices.
+STREAMS: dict[str, tuple[str, ...]] = {
+    "whole": ("batch", "time", "features"),
+    "features": ("batch", "time", "feature_parts"),
+    "time": ("batch", "time_parts", "features"),
 }
 
 
@@ -139,6 +149,19 @@ def constrained(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     parts = [RULES[name] if name else () for name in axes]
     entries = [at if size % over(at) == 0 else () for at, size in zip(parts, x.shape, strict=True)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def moved(x: jax.Array, axes: tuple[str | None, ...], back: tuple[str | None, ...]) -> jax.Array:
+    """An array `constrained` to these axes, whose gradient is to those that it comes from."""
+    return constrained(x, axes)
+
+
+def _moved_back(axes: tuple[str | None, ...], back: tuple[str | None, ...], _: None, d: jax.Array) -> tuple[jax.Array]:
+    return (constrained(d, back),)
+
+
+moved.defvjp(lambda x, axes, back: (moved(x, axes, back), None), _moved_back)
 
 
 def over(axes: Sequence[str]) -> int:

@@ -26,14 +26,6 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # the projections, not the attention scores
     "full": jax.checkpoint_policies.nothing_saveable,  # only the block's input
 }
-# The residual stream between blocks, and so what remat keeps of it, on devices that share the features of a layer ("tensor"): whole
-# on each, or divided among them by features (Chowdhery et al. 2022, arXiv:2204.02311, section 4) or by time (Korthikanti et al. 2022,
-# arXiv:2205.05198, section 4.2.2). What every device has to read of it is gathered, and what each adds is scattered when summed.
-STREAMS = {
-    "whole": ("batch", "time", "features"),
-    "features": ("batch", "time", "feature_parts"),
-    "time": ("batch", "time_parts", "features"),
-}
 
 
 class Stack(nn.Module):
@@ -85,7 +77,7 @@ class Stack(nn.Module):
 
     def _constrained(self, x_BTD: jax.Array) -> jax.Array:
         """The residual stream, kept in its sharding."""
-        return sharding.constrained(x_BTD, STREAMS[self.stream])
+        return sharding.constrained(x_BTD, sharding.STREAMS[self.stream])
 
 
 class _Turn(Stack):

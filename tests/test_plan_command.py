@@ -52,7 +52,10 @@ def test_slices():
 def test_the_compiler_of_a_slice_agrees():
     """The very step, compiled for chips that are not there."""
     pytest.importorskip("libtpu")
-    done = plan("--config=llama:tiny", "--mesh=fsdp:4,tensor:2", "--topology=v5e:2x4", "--compile", "--json")
+    size = ("--config.model.context=128", "--config.train.stream=features")
+    done = plan("--config=llama:tiny", "--mesh=fsdp:4,tensor:2", "--topology=v5e:2x4", "--compile", "--json", *size)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["compiled"]["collectives"] and found["compiled"]["peak"] < 16 * 2**30
+    # Attention: forward, and backward for queries and for keys and values.
+    assert found["compiled"]["kernels"] == 3

@@ -186,7 +186,11 @@ def test_a_stream_that_is_divided_is_one_device(family, text, stream, tiny, pack
 
 
 def test_a_stream_that_does_not_divide_is_refused():
-    for stream, said in (("features", "divides 72 over 16"), ("time", "divides 40 over 16"), ("feature", "did you mean 'features'")):
+    for stream, said in (
+        ("features", "divides 72 over 16"),
+        ("time", "divides 40 over 16"),
+        ("feature", "did you mean 'features'"),
+    ):
         size = {"model.d_model": 72, "model.context": 40, "train.batch_tokens": 80, "mesh": "tensor:16", "train.stream": stream}
         with pytest.raises(UserError, match=said):
             make_plan(config_lib.load_config("llama:tiny", size), 16)

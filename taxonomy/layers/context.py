@@ -38,7 +38,8 @@ class Context:
     train: dropout is active.
     cache_length: tokens a decoding cache must hold, or None when keys and values are not cached. cache: what a new one keeps of
         them, see `cache`. spare: tokens that may be taken back from it, see `cache.forgotten`.
-    attention, experts: names of implementations, see `ops.attention` and `experts`.
+    attention, experts: names of implementations, see `ops.attention` and `experts`. stream: how the residual stream stands between
+        blocks, see `sharding.STREAMS`.
     """
 
     positions_BT: jax.Array
@@ -61,3 +62,4 @@ class Context:
     spare: int = struct.field(pytree_node=False, default=0)
     attention: str = struct.field(pytree_node=False, default="auto")
     experts: str = struct.field(pytree_node=False, default="auto")
+    stream: str = struct.field(pytree_node=False, default="whole")

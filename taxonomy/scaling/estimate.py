@@ -101,7 +101,9 @@ def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerat
     trainer, microbatches = make_trainer(plan, mesh), plan.most_microbatches
     batch = abstract_batch(plan, plan.batches.full)
     jaxpr = trainer.trace(batch, microbatches).jaxpr
-    rules = Rules(dict(mesh.shape))
+    # What stands between blocks is left in parts where it is divided.
+    scattered = ("fsdp",) if plan.execution.stream == "whole" else ("fsdp", "tensor")
+    rules = Rules(dict(mesh.shape), scattered)
     own = sharding.batch_sharding(mesh)
     places = [
         Place.of(place.spec, len(array.shape))

@@ -162,7 +162,8 @@ def cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int = 0) -> t
         for i, (value, place) in enumerate(zip(one.outvars, found, strict=True)):
             known[value] = place
             constant = name in ("broadcast_in_dim", "iota") and all(math.prod(v.aval.shape) == 1 for v in one.invars)
-            if constant or name in _SAME or (name in _FUSED and value not in read_whole):
+            # A constraint that gathers makes another array.
+            if constant or (name in _SAME and not inner.moved) or (name in _FUSED and value not in read_whole):
                 roots[value] = uses
                 if name in _SAME:
                     same[value] = same.get(one.invars[0], one.invars[0])

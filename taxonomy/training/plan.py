@@ -14,7 +14,8 @@ from taxonomy.layers.experts import IMPLEMENTATIONS
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Lengths, Objective, check
 from taxonomy.ops.losses import Loss
-from taxonomy.stack import REMAT_POLICIES, STREAMS
+from taxonomy.sharding import STREAMS
+from taxonomy.stack import REMAT_POLICIES
 from taxonomy.training.optimizers import Optimizer
 from taxonomy.training.parts import Parts
 from taxonomy.training.schedules import BatchPlan, Duration, Progress, Schedule

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ops.test_attention import Case, keys_of
 
+from ops.test_attention import Case, keys_of
 from taxonomy import config as config_lib
 from taxonomy import registry, sharding
 from taxonomy.errors import UserError
@@ -146,5 +146,9 @@ def test_a_step_for_tpu_has_the_kernel():
         text = traced.lower(lowering_platforms=("tpu",)).as_text()
     # Forward, and backward for queries and for keys and values.
     assert text.count("tpu_custom_call") == 3
-    for other in (step("NVIDIA H100"), step("TPU v4", **{"model.position": "alibi"}), step("TPU v4", **{"train.attention": "chunked"})):
+    for other in (
+        step("NVIDIA H100"),
+        step("TPU v4", **{"model.position": "alibi"}),
+        step("TPU v4", **{"train.attention": "chunked"}),
+    ):
         assert "pallas_call" not in str(other[1].jaxpr)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from ops.test_attention import Case
 
 from taxonomy import config as config_lib
 from taxonomy import sharding
@@ -44,6 +45,18 @@ def both(name: str, overrides: dict):
         ("t5:tiny", {"mesh": "data:4,tensor:2", "train.batch_tokens": 8192}),
         ("bert:tiny", {"mesh": "data:8", "train.batch_tokens": 8192}),
         ("gemma3:tiny", {"mesh": "fsdp:4,tensor:2", "train.batch_tokens": 8192}),
+        (
+            "llama:tiny",
+            {
+                "mesh": "fsdp:4,tensor:2",
+                "train.remat": "full",
+                "train.stream": "features",
+                "model.d_model": 128,
+                "model.context": 256,
+                "model.decoder": "12*block",
+                "train.batch_tokens": 8192,
+            },
+        ),
     ],
 )
 def test_memory_is_what_the_compiler_says(name, overrides):
@@ -146,6 +159,23 @@ def test_an_axis_divides_an_array_once():
         lambda x, y, w: x.T @ y + w, ((64, 32), ("fsdp", None)), ((64, 16), ("fsdp", None)), ((32, 16), ("fsdp", None))
     )
     assert sorted(place.axes) == ["fsdp"]
+
+
+@pytest.mark.parametrize(("mask", "share"), [("causal", 3 / 4), ("full", 1), ("local(window=100)", 3 / 4)])
+def test_a_kernel_counts_the_blocks_that_its_mask_leaves(mask, share):
+    """Of 2 x 2 blocks. Forward there are two products, backward the scores and what comes to them twice, and three gradients.
+
+    Outputs times their gradients, one number a query, are beside the kernel.
+    """
+    case = Case(1024, batch=3, heads=4, mask=mask)
+    for function, products in (
+        (lambda *arrays: case.attend(*arrays, "splash"), 2),
+        (jax.grad(lambda *arrays: case.attend(*arrays, "splash").sum(), (0, 1, 2)), 2 + 7),
+    ):
+        jaxpr = jax.make_jaxpr(function)(*case.arrays()).jaxpr
+        cost, *_ = tracing.cost(jaxpr, [Place(((),) * 4)] * 3, RULES)
+        beside = (products > 2) * 3 * 4 * 2 * 1024 * 8
+        assert cost.flops == share * products * 3 * 4 * 2 * 1024**2 * 8 + beside
 
 
 def test_what_a_ring_sends():

@@ -16,7 +16,14 @@ RATE = 1e-2
 
 @functools.cache
 def trainer_of(
-    model: spec.Model, optimizer: str = SMOOTH, clip=None, loss="cross_entropy", mesh="data:1", devices=1, parts=(1, 1), stream="whole"
+    model: spec.Model,
+    optimizer: str = SMOOTH,
+    clip=None,
+    loss="cross_entropy",
+    mesh="data:1",
+    devices=1,
+    parts=(1, 1),
+    stream="whole",
 ) -> Trainer:
     """A trainer on the first devices; tests that ask for the same one share what it has compiled."""
     place = sharding.make_mesh(mesh, jax.devices()[:devices])
