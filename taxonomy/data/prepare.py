@@ -113,6 +113,14 @@ def prepare(
     return Prepared(directory, splits)
 
 
+def prepared_before(
+    source: Any, tokenizer_expression: Any, directory: Path | str, splits: Sequence[Split] = ("train", "validation")
+) -> Prepared | None:
+    """What `prepare` would return at once; None where there would be work to do."""
+    place = _place(directory, source.fingerprint(), tokenizer_expression)
+    return Prepared(place, splits) if all((place / split).is_dir() for split in splits) else None
+
+
 def _place(directory: Path | str, source: str, recipe: Any) -> Path:
     return Path(directory).expanduser() / digest(FORMAT, source, recipe.fingerprint())
 

@@ -8,6 +8,7 @@ answers.
 
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from taxonomy.errors import UserError, nearest
 from taxonomy.scaling import bootstrap, data_constrained, sensitivity
 from taxonomy.scaling.methods import METHODS, OPTIONAL, Method, Options
-from taxonomy.scaling.results import Runs
+from taxonomy.scaling.results import Row, Runs
 
 FOLDER = "fits"
 
@@ -76,17 +77,32 @@ def _plain(value: Any) -> Any:
 
 
 def _holdout(method: Method, runs: Runs, parameters: dict, samples: dict, scatter: float, seed: int) -> list[dict[str, Any]]:
-    """What the law says of runs that it was not fitted to; an interval is that of one run, which scatters about the law."""
+    """What the law says of runs that it was not fitted to."""
+    said = predicted(method, runs.rows, parameters, samples, scatter, seed)
+    return [judged(one, row["loss"]) for one, row in zip(said, runs.rows, strict=True)]
+
+
+def predicted(
+    method: Method, rows: Iterable[Row], parameters: dict, samples: dict, scatter: float, seed: int
+) -> list[dict[str, Any]]:
+    """The loss that a law predicts of each run; an interval is that of one run, which scatters about the law."""
     generator, drawn, found = np.random.default_rng(seed), bootstrap.drawn(samples), []
-    for row in runs.rows:
+    for row in rows:
         given = (row["params"], row["tokens"], *([row["unique_tokens"]] if method.loss is data_constrained.loss else []))
-        predicted = float(method.loss(parameters, *given))
-        one = {"id": row["id"], "loss": row["loss"], "predicted": predicted, "error_percent": 100 * (predicted / row["loss"] - 1)}
+        one = {"id": row["id"], "predicted": float(method.loss(parameters, *given))}
         if drawn:
-            low, high = bootstrap.interval(method.loss(samples, *given) * np.exp(scatter * generator.standard_normal(drawn)))
-            one |= {"interval": [low, high], "inside": low is not None and low <= row["loss"] <= high}
+            one["interval"] = bootstrap.interval(method.loss(samples, *given) * np.exp(scatter * generator.standard_normal(drawn)))
         found.append(one)
     return found
+
+
+def judged(prediction: dict[str, Any], loss: float) -> dict[str, Any]:
+    """A prediction beside the loss that came out."""
+    one = prediction | {"loss": loss, "error_percent": 100 * (prediction["predicted"] / loss - 1)}
+    if "interval" in one:
+        low, high = one["interval"]
+        one["inside"] = low is not None and low <= loss <= high
+    return one
 
 
 def save(workdir: str | pathlib.Path, result: dict[str, Any]) -> pathlib.Path:
@@ -109,5 +125,9 @@ def load(workdir: str | pathlib.Path, method: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--workdir: {path} does not exist; `sweep fit --method={method}` makes it")
     result = json.loads(path.read_text())
-    samples = {name: np.array([np.nan if v is None else v for v in values], float) for name, values in result["samples"].items()}
-    return result | {"samples": samples}
+    return result | {"samples": arrays(result["samples"])}
+
+
+def arrays(samples: dict[str, list[float | None]]) -> dict[str, np.ndarray]:
+    """Samples out of JSON."""
+    return {name: np.array([np.nan if v is None else v for v in values], float) for name, values in samples.items()}

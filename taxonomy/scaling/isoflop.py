@@ -16,8 +16,8 @@ from taxonomy.scaling import power_law
 from taxonomy.scaling.results import Runs
 
 NAMES = ("params_coefficient", "params_exponent", "tokens_coefficient", "tokens_exponent")
-_WIDE = 16.0  # from the smallest size to the largest: a factor of four to either side
-_OFF_CENTRE = 0.25  # of the width, from the middle
+WIDE = 16.0  # from the smallest size to the largest: a factor of four to either side
+OFF_CENTRE = 0.25  # of the width, from the middle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,9 @@ def _curve(flops: float, runs: Runs) -> Curve:
         shape = tuple(float(c) for c in np.polyfit(x - np.log(least_N), loss, 2))
         least = shape[2]
         width, middle = np.ptp(x), (x.max() + x.min()) / 2
-        if width > np.log(_WIDE) * 1.001:
-            warnings.append(f"{flops:.3g} FLOPs: sizes span a factor of {np.exp(width):.3g}; a parabola is good to about {_WIDE:g}")
-        if abs(np.log(least_N) - middle) > _OFF_CENTRE * width:
+        if width > np.log(WIDE) * 1.001:
+            warnings.append(f"{flops:.3g} FLOPs: sizes span a factor of {np.exp(width):.3g}; a parabola is good to about {WIDE:g}")
+        if abs(np.log(least_N) - middle) > OFF_CENTRE * width:
             warnings.append(
                 f"{flops:.3g} FLOPs: the minimum, {least_N:.3g} parameters, is far from the middle, {np.exp(middle):.3g}"
             )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from taxonomy.errors import UserError, nearest
+from taxonomy.scaling import files
 
 FILE = "results.jsonl"
 QUANTITIES = ("params", "tokens", "flops", "loss")
@@ -95,19 +96,19 @@ def exclude(runs: Runs, highest_loss: int = 0, tokens_per_param: float = 0.0, id
 
 def write(workdir: str | pathlib.Path, runs: Runs) -> pathlib.Path:
     """Replaces the results of a workdir."""
-    path = pathlib.Path(workdir) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in (*runs.rows, *runs.excluded)))
-    beside.replace(path)
-    return path
+    lines = [json.dumps(row) + "\n" for row in (*runs.rows, *runs.excluded)]
+    return files.replace(pathlib.Path(workdir) / FILE, "".join(lines))
+
+
+def exists(workdir: str | pathlib.Path) -> bool:
+    return (pathlib.Path(workdir) / FILE).is_file()
 
 
 def read(workdir: str | pathlib.Path) -> Runs:
     """The results of a workdir. Raises UserError naming the line that is no result."""
     path = pathlib.Path(workdir) / FILE
     if not path.is_file():
-        raise UserError(f"--workdir: {path} does not exist; `sweep import` makes it from a table")
+        raise UserError(f"--workdir: {path} does not exist; `sweep import` makes it from a table, `sweep run` from a study")
     kept, excluded, ids = [], [], set()
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:

@@ -31,6 +31,12 @@ def answer(found: dict[str, Any]) -> str:
         rules = ", ".join(f"{number(flops)} {rule}" for rule, flops in near["flops"].items())
         lines.append(f"  nearest: {near['config']}, {number(near['params'])} parameters, {number(near['tokens'])} tokens{cost}")
         lines += [f"  its FLOPs by convention: {rules}", f"  {near['command']}"]
+    if "ready" in found:
+        one = found["ready"]
+        cost = f", loss {number(one['loss'])} ({one['loss_of_rounding']:+.4f})" if one["loss"] is not None else ""
+        shape = f"d_model {one['d_model']}, {one['decoder']}"
+        lines.append(f"  in the ladder's shape: {shape}, {number(one['params'])} parameters, {number(one['tokens'])} tokens{cost}")
+        lines.append(f"  {one['command']}")
     return "\n".join(lines + [f"  warning: {warning}" for warning in found["warnings"]])
 
 

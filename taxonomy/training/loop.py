@@ -9,7 +9,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -81,6 +81,23 @@ def prepare_data(config: ml_collections.ConfigDict, say=print, tokenizer=None, s
     return prepared
 
 
+def prepared_tokens(config: ml_collections.ConfigDict) -> int | None:
+    """Tokens of the train split of a config's corpus; None where it is not prepared yet, is a mixture or might be downloaded."""
+    from taxonomy.data.mixture import Mixture
+    from taxonomy.data.prepare import prepared_before
+    from taxonomy.data.storage import cache_directory
+    from taxonomy.data.tfds_source import Reader
+
+    source = registry.create("source", config.data.source, "config.data.source")
+    if isinstance(source, (Mixture, Reader)):
+        return None
+    try:
+        prepared = prepared_before(source, tokenizer_recipe(config), cache_directory() / "prepared", splits=("train",))
+    except UserError:  # it is not here yet
+        return None
+    return None if prepared is None else len(prepared.tokens("train"))
+
+
 def tokenizer_recipe(config: ml_collections.ConfigDict):
     """How a config's tokenizer is found or learned."""
     scalars = {k: v for k, v in config.model.items() if type(v) is int}
@@ -133,16 +150,23 @@ def specials(plan: Plan, prepared) -> Specials:
     return examples.specials(tokenizer, plan.model.vocab, end=tokenizer.document_end, separator=prepared.separator)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, init_from: str | None = None) -> "Run":
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    init_from: str | None = None,
+    progress: metrics.Progress | None = None,
+    trainer: Callable[[Plan], Trainer] = make_trainer,
+) -> "Run":
     """Trains from the newest good checkpoint of the workdir, or from the start. Returns the finished run.
 
     `init_from`: another run's workdir, whose parameters are the first ones, and whose tokenizer is used, see `origin`.
+    `progress`: what is told how it goes. `trainer`: what makes the compiled functions, or has them from another run.
     """
     plan, workdir = make_plan(config, jax.device_count()), pathlib.Path(workdir)
     began = origin.find(workdir, init_from)
     tokenizer = origin.tokenizer(config, tokenizer_recipe(config), workdir, began) if began else None
     started = time.perf_counter()
-    progress = metrics.Progress()
+    progress = progress or metrics.Progress()
     prepared = prepare_data(config, progress.say, tokenizer)
     windows = make_examples(plan, prepared)
     for part, label in zip(prepared.parts, prepared.labels or [config.data.source], strict=True):
@@ -150,7 +174,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, init_f
             raise UserError(f"config.data.source: {label} holds no text out for validation")
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone_in(workdir), StopSignal() as stop:
-        run = Run(plan, prepared, windows, workdir, progress, stop, started, began)
+        run = Run(plan, prepared, windows, workdir, progress, stop, started, began, trainer)
         try:
             run.go()
         finally:
@@ -171,11 +195,12 @@ class Run:
         stop: StopSignal,
         started: float,
         began: dict[str, Any] | None = None,
+        trainer: Callable[[Plan], Trainer] = make_trainer,
     ):
         config = plan.config
         self.plan, self.prepared, self.windows, self.workdir = plan, prepared, windows, workdir
         self.progress, self.stop, self.started, self.began = progress, stop, started, began
-        self.trainer = make_trainer(plan)
+        self.trainer = trainer(plan)
         self.saved = checkpoints.Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.asynchronous)
         self.step = 0
         self.last_saved: int | None = None

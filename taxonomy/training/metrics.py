@@ -1,5 +1,6 @@
 """What a run writes down and what a person sees while it works."""
 
+import functools
 import json
 import math
 import pathlib
@@ -22,8 +23,9 @@ def peak_flops() -> float:
     return found.flops / found.devices * jax.device_count() if found else float("nan")
 
 
+@functools.cache
 def measured_matmul_flops(size: int = 1024, seconds: float = 0.3) -> float:
-    """FLOP/s of a float32 matrix product on this machine, the best of several."""
+    """FLOP/s of a float32 matrix product on this machine, the best of several; measured once."""
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()

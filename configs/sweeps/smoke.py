@@ -1,0 +1,12 @@
+"""Three isoFLOP curves in about two minutes: do minima lie inside, and does the best size grow with the budget?"""
+
+from taxonomy.scaling import study
+
+STUDY = study.load("isoflop_stdlib").but(
+    settings={"evaluation.max_tokens": 32768, "checkpoint.every": "100%"},
+    budgets=(1.5e11, 3e11, 6e11),
+    sizes=4,
+    holdout=(1.5e12,),
+    holdout_sizes=1,
+    least_steps=400,
+)
