@@ -17,7 +17,12 @@ setuptools.setup(
     description="The transformer literature as one JAX/Flax codebase",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*setuptools.find_packages(include=["taxonomy", "taxonomy.*"]), "taxonomy.configs", "taxonomy.configs.tasks", "taxonomy.configs.sweeps"],
+    packages=[
+        *setuptools.find_packages(include=["taxonomy", "taxonomy.*"]),
+        "taxonomy.configs",
+        "taxonomy.configs.tasks",
+        "taxonomy.configs.sweeps",
+    ],
     package_dir={"taxonomy.configs": "configs"},
     install_requires=[*TRAINING, *DATA, *SHOWING],
     extras_require={

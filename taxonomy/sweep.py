@@ -132,7 +132,7 @@ def _speed(rows: Any) -> Any:
     if given.chips is not None:
         share = _positive("--mfu", given.mfu)
         return forecast.Speed(accelerators.slice_flops(given.chips) * share, f"{given.chips} at {share:.0%} of its peak")
-    return forecast.measured(rows)
+    return forecast.measured(rows) or forecast.guessed()
 
 
 def _run(rest: list[str]) -> None:

@@ -42,6 +42,8 @@ STUDY = Study(
     count="total",
     flops="appendix_f",
     least_steps=1000,
+    # Four passes are nearly worth new text (Muennighoff et al. 2023, arXiv:2305.16264).
+    most_epochs=4.0,
     # Dodge et al. 2021, arXiv:2104.08758: 156 billion tokens of English.
     corpus_tokens=1.56e11,
 )

@@ -49,6 +49,6 @@ STUDY = Study(
     holdout=(1.8e13,),
     holdout_sizes=2,
     least_steps=500,
-    law={"A": 42.0, "B": 2800.0, "E": 1.06, "alpha": 0.46, "beta": 0.66},
+    law={"A": 46.0, "B": 2980.0, "E": 1.06, "alpha": 0.464, "beta": 0.656},
     scatter=0.01,
 )

@@ -6,38 +6,46 @@ as the study's own will be, many times. They are a lower bound, for they take th
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from taxonomy.scaling import parametric, robust
+from taxonomy.scaling import isoflop, parametric, robust
 from taxonomy.scaling.cells import Cell
-from taxonomy.scaling.isoflop import OFF_CENTRE, WIDE
+from taxonomy.scaling.results import Runs
 from taxonomy.scaling.shown import number
 from taxonomy.scaling.study import Study
 
 _EDGE = 1.25  # a minimum this near to the first or the last size is at the edge
+_SHARE, _STEP_SECONDS = 0.5, 1e-3
 _BEYOND = 10.0  # times the largest budget, where nothing is held out
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """How fast cells run: FLOP/s, and where that is known from."""
+    """How fast cells run: FLOP/s, where that is known from, and the seconds that a step takes besides."""
 
     flops: float
     source: str
+    step: float = 0.0
 
     def minutes(self, cell: Cell) -> float:
-        return cell.counts["flops_exact"] / self.flops / 60
+        return (cell.counts["flops_exact"] / self.flops + cell.counts["steps"] * self.step) / 60
 
 
 def measured(rows: Sequence[Mapping[str, Any]]) -> Speed | None:
     """The median of the runs that there are."""
     speeds = [row["tokens_per_second"] * row["flops_exact"] / row["tokens"] for row in rows if "tokens_per_second" in row]
     return Speed(statistics.median(speeds), f"{len(speeds)} finished runs") if speeds else None
+
+
+def guessed() -> Speed:
+    """Of the processor here: small models reach about half of what a matrix product does, and a step has a cost of its own."""
+    from taxonomy.training import metrics
+
+    return Speed(_SHARE * metrics.measured_matmul_flops(), "a guess for this machine's processor", _STEP_SECONDS)
 
 
 def corpus(planned: Sequence[Cell]) -> int | None:
@@ -82,44 +90,40 @@ def _repeated(study: Study, cells: Sequence[Cell], corpus: float | None) -> list
 
 
 def _curve(flops: float, cells: Sequence[Cell], law: Mapping[str, float]) -> list[str]:
-    """Of one budget: too few or too wide sizes, and a minimum that is expected at their edge or beyond."""
-    sizes = sorted({cell.counts["params"] for cell in cells})
-    if len(sizes) < 3:
-        return [f"{number(flops)} FLOPs: {len(sizes)} sizes, a parabola needs 3"]
-    found, name = [], f"{number(flops)} FLOPs"
-    if len(sizes) < 5:
-        found.append(f"{name}: {len(sizes)} sizes, fewer than 5")
-    if sizes[-1] / sizes[0] > WIDE * 1.001:
-        found.append(f"{name}: sizes span a factor of {sizes[-1] / sizes[0]:.3g}; a parabola is good to about {WIDE:g}")
-    best = float(parametric.optimum(law, flops)[0])
-    off = abs(math.log(best) - math.log(sizes[0] * sizes[-1]) / 2) / math.log(sizes[-1] / sizes[0])
-    span = f"{number(sizes[0])} to {number(sizes[-1])}"
-    if not _EDGE * sizes[0] <= best <= sizes[-1] / _EDGE:
-        found.append(f"{name}: the optimum is expected at the edge, {number(best)} parameters of {span}")
-    elif off > OFF_CENTRE:
-        found.append(f"{name}: the optimum is expected off centre, {number(best)} parameters of {span}")
+    """Of one budget: what its parabola will be warned of if the law holds, and a minimum at the first or the last size."""
+    rows = [{"id": cell.id, **cell.counts, "flops": flops} for cell in cells]
+    runs = Runs(tuple(row | {"loss": float(parametric.loss(law, row["params"], row["tokens"]))} for row in rows))
+    if len(runs) < 3:
+        return [f"{number(flops)} FLOPs: {len(runs)} cells, a parabola needs 3 sizes"]
+    ((curve,), _) = isoflop.curves(runs, [flops])
+    sizes = curve.params_M
+    if curve.reason:
+        return [f"{number(flops)} FLOPs: expected: {curve.reason}"]
+    found = [f"expected: {warning}" for warning in curve.warnings]
+    if not _EDGE * sizes.min() <= curve.params <= sizes.max() / _EDGE:
+        span = f"{number(sizes.min())} to {number(sizes.max())}"
+        found.append(f"{number(flops)} FLOPs: the optimum is expected at the edge, {number(curve.params)} parameters of {span}")
     return found
 
 
 def intervals(
-    study: Study, planned: Sequence[Cell], law: Mapping[str, float], scatter: float, draws: int = 100, seed: int = 0
+    study: Study, planned: Sequence[Cell], law: Mapping[str, float], scatter: float, draws: int = 400, seed: int = 0
 ) -> dict[str, Any] | None:
     """What 95% of the answers are within: the exponent of N*, N*, and the loss at the true N* and D*.
 
-    The last two are at the largest held-out budget, or ten times beyond all. None where there are too few cells for the law.
+    The last two are at the largest held-out budget, or ten times beyond all. None where there are too few cells for the law, or no
+    budgets to compare.
     """
-    cells = [cell for cell in planned if not cell.left_out and not cell.holdout]
+    cells = [cell for cell in planned if not cell.left_out and not cell.holdout] if study.budgets else []
     shape = {(cell.counts["params"], cell.counts["tokens"]) for cell in cells}
     if len(shape) <= len(parametric.Parametric.names):
         return None
     params, tokens = (np.array([cell.counts[name] for cell in cells], float) for name in ("params", "tokens"))
     exact = np.log(parametric.loss(law, params, tokens))
     base = parametric.Parametric(np.log(params), np.log(tokens), exact)
-    start, generator, points = base.point(law)[None], np.random.default_rng(seed), []
-    for _ in range(draws):
-        noisy = dataclasses.replace(base, log_loss_R=exact + scatter * generator.standard_normal(len(cells)))
-        points.append(robust.fit(noisy, starts_SP=start).point_P)
-    samples = base.parameters(np.array(points))
+    noise_BR = scatter * np.random.default_rng(seed).standard_normal((draws, len(cells)))
+    points, _ = robust.refit(base, np.ones_like(noise_BR), base.point(law)[None], log_loss_BR=exact + noise_BR)
+    samples = base.parameters(points)
     far = max(study.holdout, default=_BEYOND * max(cell.counts["flops"] for cell in cells))
     best, _ = parametric.optimum(samples, far)
     true = parametric.optimum(law, far)

@@ -87,8 +87,9 @@ def exponents(parameters: Parameters) -> dict[str, np.ndarray | float]:
 
 
 def optimum(parameters: Parameters, flops) -> tuple:
-    """N*, D* of C = 6 N D."""
-    A, B, alpha, beta = (parameters[name] for name in ("A", "B", "alpha", "beta"))
-    scale = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
-    params = scale * (np.asarray(flops, float) / 6) ** (beta / (alpha + beta))
-    return params, flops / 6 / params
+    """N*, D* of C = 6 N D; NaN where an exponent is not positive, so that there is none."""
+    A, B, alpha, beta = (np.asarray(parameters[name], float) for name in ("A", "B", "alpha", "beta"))
+    with np.errstate(all="ignore"):
+        scale = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+        params = scale * (np.asarray(flops, float) / 6) ** (beta / (alpha + beta))
+        return params, flops / 6 / params

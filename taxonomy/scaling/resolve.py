@@ -40,12 +40,12 @@ class _Model:
 
 
 def resolve(what: Study) -> list[Cell]:
-    """The cells of a study, cheapest first, those held out last. Raises UserError."""
+    """The cells of a study, cheapest and smallest first, those held out last. Raises UserError."""
     found = list(_cells(what))
     names = [cell.id for cell in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"study: two cells are called '{twice[0]}'; a variable of the ladder must tell them apart")
-    return sorted(found, key=lambda cell: (cell.holdout, cell.counts["flops"], cell.id))
+    return sorted(found, key=lambda cell: (cell.holdout, cell.budget or cell.counts["flops"], cell.counts["params"], cell.id))
 
 
 def centre(what: Study, flops: float) -> float:

@@ -71,10 +71,19 @@ def _minima(best_P: np.ndarray, point_SP: np.ndarray, objective_S: np.ndarray) -
     return np.array(minima)
 
 
-def refit(law: Law, weights_BR: np.ndarray, starts: np.ndarray, delta: float | np.ndarray = DELTA) -> tuple[np.ndarray, np.ndarray]:
-    """Points (B, P) and objectives (B,) under each row of weights, each from every one of `starts` (S, P); the better counts."""
+def refit(
+    law: Law,
+    weights_BR: np.ndarray,
+    starts: np.ndarray,
+    delta: float | np.ndarray = DELTA,
+    log_loss_BR: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (B, P) and objectives (B,) under each row of weights, each from every one of `starts` (S, P); the better counts.
+
+    log_loss_BR: losses of each row, where they are not all the law's own.
+    """
     best, values = None, None
-    objective, unit = _objective(law, weights_BR, delta)
+    objective, unit = _objective(law, weights_BR, delta, log_loss_BR)
     for start_P in starts:
         inverse = _inverse_curvature(law, start_P[None], np.median(delta))
         found = search.minimize(objective, np.tile(start_P, (len(weights_BR), 1)), steps=200, tolerance=1e-8, inverse_BPP=inverse)
@@ -115,17 +124,21 @@ def objectives(law: Law, point_BP: np.ndarray, delta: float = DELTA) -> np.ndarr
     return objective(point_BP, np.arange(len(point_BP)))[0] * unit
 
 
-def _objective(law: Law, weights_BR: np.ndarray, delta: float | np.ndarray) -> tuple[search.Objective, np.ndarray]:
+def _objective(
+    law: Law, weights_BR: np.ndarray, delta: float | np.ndarray, log_loss_BR: np.ndarray | None = None
+) -> tuple[search.Objective, np.ndarray]:
     """The scaled objective of each row of weights, and what to multiply it by for the plain one."""
     runs = weights_BR.shape[1]
     delta_B = np.broadcast_to(np.asarray(delta, float), (len(weights_BR),))
     scale_B = np.where(np.isfinite(delta_B), delta_B, _UNIT_OF_SQUARES)
     plain = law.plain
+    observed_BR = np.broadcast_to(law.log_loss_R, weights_BR.shape) if log_loss_BR is None else log_loss_BR
+    observed_BR = np.exp(observed_BR) if plain else observed_BR
 
     def objective(point_BP, problems_B):
-        log_loss_BR, pull = law.log_losses(point_BP)
-        prediction_BR = np.exp(log_loss_BR) if plain else log_loss_BR
-        error_BR = prediction_BR - (np.exp(law.log_loss_R) if plain else law.log_loss_R)
+        predicted_BR, pull = law.log_losses(point_BP)
+        prediction_BR = np.exp(predicted_BR) if plain else predicted_BR
+        error_BR = prediction_BR - observed_BR[problems_B]
         weights, limit = weights_BR[problems_B] / (runs * scale_B[problems_B, None]), delta_B[problems_B, None]
         # Huber's loss: quadratic up to delta, then linear; what is beyond is both.
         inner = np.clip(error_BR, -limit, limit)

@@ -13,6 +13,7 @@ from taxonomy.notation import Call, Layers, Literal, Node, Operation, Repeat
 # Widths inside components that grow with the model where they are numbers; heads are apart.
 _WIDTHS = ("d_ff", "kv_rank", "query_rank")
 _MULTIPLE = 8
+_ROUNDS = 12
 
 
 def depth(ladder: Sequence[tuple[int, int]]) -> Callable[[int], int]:
@@ -43,14 +44,14 @@ def nearest(
     def distance(times: int) -> float:
         return math.log(count(resized(section, times * step, layers(times * step))) / params)
 
-    # Counts grow with the width: bisection, then the better neighbour.
-    low, high = 1, 2
-    while distance(high) < 0:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if distance(middle) < 0 else (low, middle)
-    best = min((low, high), key=lambda times: abs(distance(times)))
+    # Counts grow as the square or the cube of the width; then the neighbours.
+    times = max(1, round(section["d_model"] / step))
+    for _ in range(_ROUNDS):
+        nearer = max(1, round(times * math.exp(-distance(times) / 3)))
+        if nearer == times:
+            break
+        times = nearer
+    best = min((max(1, times - 1), times, times + 1), key=lambda one: abs(distance(one)))
     return resized(section, best * step, layers(best * step))
 
 

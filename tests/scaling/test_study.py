@@ -21,6 +21,7 @@ SETTINGS = {
     "model.context": 64,
     "model.vocab": 264,
     "model.attention": "mha(heads={width/8})",
+    "model.mlp": "gelu(d_ff=4*d_model)",
     "model.decoder": "{depth}*block",
     "data.tokenizer": "bytes()",
     "train.batch_tokens": 256,
@@ -36,8 +37,8 @@ def small(**changes) -> Study:
 def test_budgets_become_steps():
     cells = resolve.resolve(small(budgets=(1e9, 4e9), holdout=(2e10,), centre="12e3*(flops/4e9)**0.5", sizes=2))
     assert [cell.id for cell in cells] == [
-        "1e9-width16-depth2",
         "1e9-width8-depth1",
+        "1e9-width16-depth2",
         "4e9-width16-depth2",
         "4e9-width32-depth2",
         "2e10-width32-depth2",
@@ -59,8 +60,9 @@ def test_budgets_become_steps():
 
 def test_grids_and_ablations():
     grid = resolve.resolve(
-        small(axes={"rate": (1e-3, 1e-2), "train.clip": (0.5, 1.0)}, seeds=(0, 1), tokens="2*params", ladder=LADDER[:1])
-        .but(settings={"train.schedule": "constant(peak={rate*width/8})"})
+        small(axes={"rate": (1e-3, 1e-2), "train.clip": (0.5, 1.0)}, seeds=(0, 1), tokens="2*params", ladder=LADDER[:1]).but(
+            settings={"train.schedule": "constant(peak={rate*width/8})"}
+        )
     )
     assert len(grid) == 8 and len({cell.id for cell in grid}) == 8
     assert {(c.counts["learning_rate"], c.config["train"]["clip"], c.config["seed"]) for c in grid} == {
@@ -113,7 +115,9 @@ def planned(budgets=(1e18, 1e19, 1e20), reach=3.0, sizes=5, shift=1.0, holdout=(
     """Cells of a sweep without configs, around the optimum of LAW."""
     cells = []
     for flops, held in [(flops, False) for flops in budgets] + [(flops, True) for flops in holdout]:
-        for params in shift * parametric.optimum(LAW, flops)[0] * (np.geomspace(1 / reach, reach, sizes) if not held else np.ones(1)):
+        for params in (
+            shift * parametric.optimum(LAW, flops)[0] * (np.geomspace(1 / reach, reach, sizes) if not held else np.ones(1))
+        ):
             tokens = flops / 6 / params
             counts = {"params": params, "tokens": tokens, "flops": flops, "flops_exact": flops, "steps": steps, "seed": 0}
             name = f"{flops:.0e}-{params:.3g}"
@@ -128,10 +132,11 @@ def warned(cells, corpus=1e30, **changes):
 
 def test_plans_warn():
     assert warned(planned()) == []
-    assert any("the optimum is expected at the edge" in one for one in warned(planned(shift=3.5)))
-    assert any("off centre" in one for one in warned(planned(shift=2.2)))
+    assert any("the optimum is expected at the edge" in one for one in warned(planned(shift=2.7)))
+    assert any("is far from the middle" in one for one in warned(planned(shift=2.0)))
+    assert any("beyond the sizes" in one for one in warned(planned(shift=6.0)))
     assert any("span a factor of 64" in one for one in warned(planned(reach=8)))
-    assert any("2 sizes, a parabola needs 3" in one for one in warned(planned(sizes=2)))
+    assert any("2 cells, a parabola needs 3 sizes" in one for one in warned(planned(sizes=2)))
     assert any("see their data more than 1 times" in one for one in warned(planned(), corpus=1e9))
     assert any("not known before the first run" in one for one in warned(planned(), corpus=None))
     (left,) = resolve.resolve(small(ladder=LADDER[:1], budgets=(2e8,), least_steps=1000))
@@ -140,17 +145,34 @@ def test_plans_warn():
 
 
 def test_the_expected_interval_is_that_of_the_fits():
-    """Twice the scatter is twice the interval; more budgets make it smaller; a fit of simulated runs is inside it."""
+    """Huber's loss at a delta far below the scatter is nearly the absolute deviation, sqrt(pi/2) times as wide as least squares.
+
+    Those have a closed form: (J'J)^-1 for the derivatives J of log L by the parameters.
+    """
     what = Study(base="x", budgets=(1e18, 1e19, 1e20), holdout=(1e21,))
 
     def width(cells, scatter, name="exponent"):
-        low, high = forecast.intervals(what, cells, LAW, scatter, draws=60)[name]
-        assert low < forecast.intervals(what, cells, LAW, scatter, draws=60)["expected"][name] < high
+        found = forecast.intervals(what, cells, LAW, scatter)
+        low, high = found[name]
+        assert low < found["expected"][name] < high
         return high - low
 
-    few, many = planned(), planned(budgets=(1e18, 3e18, 1e19, 3e19, 1e20))
-    assert width(few, 0.01) == pytest.approx(2 * width(few, 0.005), rel=0.4)
-    assert width(many, 0.005) < 0.9 * width(few, 0.005)
+    def closed_form(cells, scatter, nudge=1e-6):
+        counts = np.array([(cell.counts["params"], cell.counts["tokens"]) for cell in cells]).T
+        names = list(LAW)
+        log_loss = lambda **law: np.log(parametric.loss(LAW | law, *counts))  # noqa: E731
+        columns = [(log_loss(**{n: LAW[n] * (1 + nudge)}) - log_loss(**{n: LAW[n] * (1 - nudge)})) / (2 * nudge) for n in names]
+        covariance = np.linalg.inv(np.array(columns) @ np.array(columns).T) * scatter**2
+        # a = beta / (alpha + beta), by the logarithms of both.
+        alpha, beta = LAW["alpha"], LAW["beta"]
+        slope = np.array([{"alpha": -1, "beta": 1}.get(name, 0) for name in names]) * alpha * beta / (alpha + beta) ** 2
+        return 2 * 1.96 * np.sqrt(slope @ covariance @ slope)
+
+    few, many = planned(), planned(budgets=(1e17, 1e18, 1e19, 1e20, 3e20))
+    for cells in (few, many):
+        assert 1.0 < width(cells, 0.005) / closed_form(cells, 0.005) < 1.5
+    assert width(few, 0.01) == pytest.approx(2 * width(few, 0.005), rel=0.3)
+    assert width(many, 0.005) < 0.6 * width(few, 0.005)
     assert forecast.intervals(what, planned(budgets=(1e18,)), LAW, 0.01) is None
     said = {"intervals": forecast.intervals(what, few, LAW, 0.01, draws=20), "warnings": ["beware"]}
     shown = tables.plan(few, forecast.Speed(1e15, "a guess"), 1e10, said)
@@ -159,10 +181,12 @@ def test_the_expected_interval_is_that_of_the_fits():
 
 
 def by_law(noise=0.002):
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(1)
 
     def train(cell, claim):
-        return {"loss": float(parametric.loss(LAW, cell.counts["params"], cell.counts["tokens"])) * np.exp(noise * generator.normal())}
+        return {
+            "loss": float(parametric.loss(LAW, cell.counts["params"], cell.counts["tokens"])) * np.exp(noise * generator.normal())
+        }
 
     return train
 
@@ -192,7 +216,7 @@ def finish(workdir, cells, sealed, shift=1.0):
 @pytest.mark.parametrize(("shift", "inside"), [(1.0, True), (1.2, False)])
 def test_a_prediction_is_frozen_and_compared(fitted, shift, inside):
     workdir, cells = fitted
-    prediction = holdout.freeze(workdir, cells, Options(bootstraps=100, sensitivity=False))
+    prediction = holdout.freeze(workdir, cells, Options(bootstraps=200, sensitivity=False))
     assert prediction["runs"] == 15 and [one["id"] for one in prediction["cells"]] == [cell.id for cell in cells if cell.holdout]
     # A second time it is what it was.
     assert holdout.freeze(workdir, cells, Options(bootstraps=5)) == prediction
@@ -253,11 +277,11 @@ def test_studies_that_ship(name):
 
 def test_the_published_ladder():
     what = study.load("chinchilla")
-    cells = resolve.resolve(what)
-    assert {cell.budget for cell in cells if not cell.holdout} == set(what.budgets)
-    assert not forecast.warnings(what, [cell for cell in cells if not cell.left_out], what.corpus_tokens, what.law)
-    rates = {cell.counts["params"]: cell.counts["learning_rate"] for cell in cells}
-    assert rates[max(rates)] < rates[min(rates)] <= 2e-4
+    assert len(what.budgets) == 9 and {one["size"] for one in what.ladder} <= {
+        size.removeprefix("sweep-") for size in config_lib.sizes("chinchilla") if size.startswith("sweep")
+    }
+    cells = resolve.resolve(what.but(ladder=what.ladder[:2], budgets=(1e19,), sizes=2, holdout=()))
+    assert [cell.counts["learning_rate"] for cell in cells] == [pytest.approx(2e-4), pytest.approx(1.92e-4)]
 
 
 def answer_to(flops, fit):
@@ -271,7 +295,7 @@ def answer_to(flops, fit):
 def fit():
     from .common import planned as runs
 
-    return fits.fit(runs(), "parametric", Options(bootstraps=0, sensitivity=False)) | {"samples": {}}
+    return fits.fit(runs(), "parametric", Options(bootstraps=0, sensitivity=False)) | {"samples": {"A": np.zeros(0)}}
 
 
 def from_flags(command):
@@ -296,16 +320,10 @@ def test_the_study_itself_is_ready_at_another_budget(tmp_path, fit):
     assert found["tokens"] * exact == pytest.approx(3e10, rel=0.01)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "mixtral", "deepseek_v2", "t5"])
-def test_any_family_is_ready_in_the_shape_of_a_ladder(tmp_path, fit, family):
-    from taxonomy.scaling import ask
-
-    ladder = tuple(dict(width=width, depth=depth) for width, depth in ((64, 4), (128, 8)))
-    what = small(ladder=ladder, budgets=(1e12,))
-    cells_lib.save(tmp_path, what, resolve.resolve(what))
-    answer = answer_to(1e19, fit)
-    answer["nearest"] = ask.nearest_config(answer, fit, family)
-    found = ready.ready(tmp_path, answer, fit, family)
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mixtral", "t5"])
+def test_any_family_is_ready_in_the_shape_of_a_ladder(fit, family):
+    answer = answer_to(1e16, fit)
+    found = ready.of_family(f"{family}:tiny", answer, fit, ((64, 4), (128, 8)), "total")
     config = from_flags(found["command"])
     plan = make_plan(config, 1)
     assert found["params"] == conventions.parameters(config.model)["total"]
