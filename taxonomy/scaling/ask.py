@@ -12,6 +12,7 @@ from taxonomy.scaling.fits import METHODS, Method
 
 _ANCHOR = 1e21
 _FAR = 1000.0
+THESE = "these runs"
 
 
 def ask(
@@ -73,7 +74,7 @@ def recipe(answer: Mapping[str, Any], fit: Mapping[str, Any] | None) -> dict[str
     """Learning rate and batch for the model: by a fit of `hyperparameters`, or the Step Law (Li et al. 2025, arXiv:2503.04715)."""
     law = hyperparameters.STEP_LAW if fit is None else fit["parameters"]
     rate = hyperparameters.learning_rate(law, answer["params"], answer["tokens"])
-    source = "the Step Law, arXiv:2503.04715" if fit is None else "these runs"
+    source = "the Step Law, arXiv:2503.04715" if fit is None else THESE
     return {
         "learning_rate": float(rate),
         "batch_tokens": float(hyperparameters.batch(law, answer["params"], answer["tokens"])),

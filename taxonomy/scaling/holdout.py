@@ -16,10 +16,11 @@ from taxonomy.errors import UserError
 from taxonomy.scaling import cells, claims, files, fits, runner
 from taxonomy.scaling.cells import FINISHED, Cell
 from taxonomy.scaling.methods import METHODS, Options
+from taxonomy.scaling.report import VERDICT
 from taxonomy.scaling.results import Runs
 from taxonomy.scaling.study import Study
 
-FILE, VERDICT = "prediction.json", "check.json"
+FILE = "prediction.json"
 _FITTED = ("id", "params", "tokens", "flops", "loss")
 
 

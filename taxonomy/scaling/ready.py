@@ -12,9 +12,15 @@ from taxonomy import config as config_lib
 from taxonomy import notation, spec
 from taxonomy.scaling import cells as cells_lib
 from taxonomy.scaling import conventions, resolve, shapes, study
+from taxonomy.scaling.ask import THESE
 from taxonomy.scaling.cells import Cell
 from taxonomy.scaling.methods import METHODS
+from taxonomy.scaling.shown import number
 from taxonomy.scaling.study import Study
+
+_LEAST_STEPS = 100  # a batch that leaves fewer is made smaller
+# Below it the laws of others say nonsense, and the family's own rate and batch stay.
+_LEAST_PARAMS = 1e7
 
 
 def ready(workdir: str | pathlib.Path, answer: Mapping[str, Any], fit: Mapping[str, Any], family: str | None) -> dict[str, Any]:
@@ -57,15 +63,15 @@ def of_family(
     )
     params, context = conventions.parameters(section)[rule], config.train.context or config.model.context
     tokens = answer["flops"] / 6 / params
-    batch = max(1, round(min(answer["recipe"]["batch_tokens"], tokens / _LEAST_STEPS) / context)) * context
-    changed = json.loads(config_lib.to_json(config))
+    recipe, changed = answer["recipe"], json.loads(config_lib.to_json(config))
+    if params < _LEAST_PARAMS and recipe["by"] != THESE:
+        recipe = {"learning_rate": None, "batch_tokens": config.train.batch_tokens}
+    batch = max(1, round(min(recipe["batch_tokens"], tokens / _LEAST_STEPS) / context)) * context
     changed["model"] = section
     changed["train"] |= {"steps": max(1, round(tokens / batch)), "tokens": None, "batch_tokens": batch, "batch_ramp": None}
-    changed["train"]["schedule"] = _with_peak(changed["train"]["schedule"], answer["recipe"]["learning_rate"])
+    if recipe["learning_rate"] is not None:
+        changed["train"]["schedule"] = _with_peak(changed["train"]["schedule"], recipe["learning_rate"])
     return _shown(config_name, changed, fit, params, tokens, answer)
-
-
-_LEAST_STEPS = 100  # a batch that leaves fewer is made smaller
 
 
 def _with_peak(schedule: str, rate: float) -> str:
@@ -81,7 +87,7 @@ def _shown(base: str, config: Mapping[str, Any], fit: Mapping[str, Any], params,
     if loss is not None:
         found["loss"] = float(loss(fit["parameters"], params, tokens))
         found["loss_of_rounding"] = found["loss"] - answer["loss"]
-    place = pathlib.PurePosixPath("runs", re.sub(r"[^a-z0-9.]+", "-", f"{base.partition(':')[0]}-{params:.3g}".lower()))
+    place = pathlib.PurePosixPath("runs", re.sub(r"[^a-z0-9.]+", "-", f"{base.partition(':')[0]}-{number(params)}".lower()))
     return found | {"command": f"python -m taxonomy.train {flags(base, config)} --workdir={place}"}
 
 
@@ -89,11 +95,19 @@ def flags(base: str, config: Mapping[str, Any]) -> str:
     """The flags that make a resolved config out of the one named."""
     before = json.loads(config_lib.to_json(config_lib.load_config(base)))
     changed = [
-        f"--config.{key}={value}"
+        _flag(key, value)
         for section in ("seed", "mesh", "model", "train", "data", "evaluation", "checkpoint")
         for key, value in _differences(section, before.get(section), config.get(section))
     ]
-    return " ".join(shlex.quote(word) for word in (f"--config={base}", *changed))
+    return " ".join([shlex.quote(f"--config={base}"), *changed])
+
+
+def _flag(key: str, value: Any) -> str:
+    """A flag as a person writes it, with double quotes where some are needed and the value has nothing that they leave open."""
+    word, text = f"--config.{key}={value}", str(value)
+    if shlex.quote(word) == word:
+        return word
+    return f'--config.{key}="{text}"' if not set(text) & set('"$`\\!') else shlex.quote(word)
 
 
 def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any]]:

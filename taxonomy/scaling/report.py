@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from taxonomy.scaling.results import Runs
 from taxonomy.scaling.shown import between, number
 
+VERDICT = "check.json"  # what `holdout` writes
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1100px;margin:2em auto;padding:0 1em}
 h1{font-size:1.7em;margin-bottom:.1em} h2{margin-top:2em;border-bottom:1px solid #ddd} p.note{color:#666;margin-top:0}
@@ -34,6 +36,8 @@ def write(
         parts.append(f"<h2>{html.escape(method)}</h2>")
         parts += [_image(name, image) for name, image in images.items() if name == method or name.startswith(f"{method}_")]
         parts += _fit(fit)
+    if (workdir / VERDICT).is_file():
+        parts += ["<h2>Predicted before it was trained</h2>", *_checked(json.loads((workdir / VERDICT).read_text()))]
     if runs.excluded:
         parts += ["<h2>Left out of the results</h2>", _reasons(runs.reasons())]
     title = html.escape(workdir.resolve().name)
@@ -73,6 +77,22 @@ def _fit(fit: dict[str, Any]) -> list[str]:
     if fit["excluded"]:
         parts.append(_reasons(fit["excluded"]))
     return parts
+
+
+def _checked(found: dict[str, Any]) -> list[str]:
+    """A frozen prediction beside what came out."""
+    rows = []
+    for one in found["cells"]:
+        error = f"{one['predicted'] - one['loss']:+.4f} nats, {one['error_percent']:+.2f}%" if "loss" in one else one["reason"]
+        inside = ("inside" if one["inside"] else "outside") if "inside" in one else ""
+        loss = f"{one['loss']:.4f}" if "loss" in one else ""
+        rows.append((one["id"], f"{one['predicted']:.4f}", between(one.get("interval")), loss, error, inside))
+    note = f"frozen {found['frozen']} on {found['runs']} runs, sha256 {found['sha256'][:16]}"
+    note += ", which are others now" if found["runs_changed"] else ""
+    return [
+        f'<p class="note">{html.escape(note)}</p>',
+        _table(("held out", "predicted", "95% of one run", "loss", "error", ""), rows),
+    ]
 
 
 def _compared(kept: dict[str, dict[str, Any]]) -> str:

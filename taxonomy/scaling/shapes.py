@@ -85,7 +85,9 @@ def _step(section: Mapping[str, Any]) -> int:
 
 
 def _rewritten(text: str, ratio: float) -> str:
-    return notation.show(_walked(notation.parse(text), functools.partial(_scaled, ratio=ratio)))
+    before = notation.parse(text)
+    after = _walked(before, functools.partial(_scaled, ratio=ratio))
+    return text if after == before else notation.show(after)
 
 
 def _walked(node: Node, change: Callable[[Call], Call]) -> Node:

@@ -8,7 +8,7 @@ import pytest
 from taxonomy import config as config_lib
 from taxonomy.errors import UserError
 from taxonomy.scaling import cells as cells_lib
-from taxonomy.scaling import claims, conventions, fits, forecast, holdout, parametric, ready, resolve, runner, study, tables
+from taxonomy.scaling import claims, conventions, fits, forecast, holdout, parametric, ready, report, resolve, runner, study, tables
 from taxonomy.scaling.cells import Cell
 from taxonomy.scaling.fits import Options
 from taxonomy.scaling.study import Study
@@ -226,7 +226,7 @@ def test_a_prediction_is_frozen_and_compared(fitted, shift, inside):
     assert [one["inside"] for one in found["cells"]] == [inside] * 2 and not found["runs_changed"]
     assert found["cells"][0]["error_percent"] == pytest.approx(100 * (1 / shift - 1), abs=1.5)
     assert ("inside 95%" if inside else "outside 95%") in tables.verdict(found)
-    assert json.loads((workdir / holdout.VERDICT).read_text()) == found
+    assert json.loads((workdir / report.VERDICT).read_text()) == found
 
 
 def test_dishonest_predictions_are_refused(fitted):
