@@ -239,7 +239,7 @@ def _import(paths: list[str]) -> None:
 
 
 def _fit(rest: list[str]) -> None:
-    from taxonomy.scaling import fits, results, shown
+    from taxonomy.scaling import cells, fits, shown
 
     _nothing_else("fit", rest)
     given, workdir = flags.FLAGS, cli.workdir()
@@ -254,18 +254,18 @@ def _fit(rest: list[str]) -> None:
         budgets=[_number("--budgets", text) for text in given.budgets] or None,
         holdout=tuple(given.holdout),
     )
-    result = fits.fit(_dropped(results.read(workdir)), given.method or "parametric", options)
+    result = fits.fit(_dropped(cells.runs(workdir)), given.method or "parametric", options)
     path = fits.save(workdir, result)
     del result["samples"]
     print(json.dumps(result) if given.json else shown.fit(result, str(path)))
 
 
 def _plot(rest: list[str]) -> None:
-    from taxonomy.scaling import figures, fits, report, results
+    from taxonomy.scaling import cells, figures, fits, report
 
     _nothing_else("plot", rest)
     workdir = cli.workdir()
-    runs = results.read(workdir)
+    runs = cells.runs(workdir)
     kept = {method: fits.load(workdir, method) for method in fits.METHODS if fits.kept(workdir, method)}
     if not kept:
         raise UserError(f"--workdir: {workdir} has no fit; `sweep fit` makes one")

@@ -68,6 +68,11 @@ def read(workdir: str | pathlib.Path) -> tuple[Study, list[Cell]]:
     return Study(**fields), [Cell(**cell) for cell in content["cells"]]
 
 
+def runs(workdir: str | pathlib.Path) -> results.Runs:
+    """The results of a workdir; of a study those that there are by now."""
+    return gather(workdir, read(workdir)[1]) if exists(workdir) else results.read(workdir)
+
+
 def gather(workdir: str | pathlib.Path, cells: list[Cell]) -> results.Runs:
     """Writes `results.jsonl` from all cells that ended. What is held out, diverged or failed is left out with that reason."""
     kept, excluded = [], []
@@ -75,6 +80,6 @@ def gather(workdir: str | pathlib.Path, cells: list[Cell]) -> results.Runs:
         if ended := cell.result(workdir):
             row = ended["row"] if "excluded" in ended["row"] or not cell.holdout else ended["row"] | {"excluded": "held out"}
             (excluded if "excluded" in row else kept).append(row)
-    runs = results.Runs(tuple(kept), tuple(excluded))
-    results.write(workdir, runs)
-    return runs
+    found = results.Runs(tuple(kept), tuple(excluded))
+    results.write(workdir, found)
+    return found

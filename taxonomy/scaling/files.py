@@ -1,9 +1,10 @@
 """Files that several processes write, on a disk that they share: each appears whole or not at all."""
 
-import contextlib
 import os
 import pathlib
 import uuid
+
+from taxonomy.errors import UserError
 
 
 def replace(path: pathlib.Path, text: str) -> pathlib.Path:
@@ -17,8 +18,14 @@ def exclusive(path: pathlib.Path, text: str) -> bool:
     """Writes a file that is not there yet; False, and nothing written, where it is. Of several callers one succeeds."""
     beside = _beside(path, text)
     try:
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(beside, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise UserError(
+                f"--workdir: {path.parent} is on a disk without hard links, which claims need ({error.strerror})"
+            ) from None
         # A network disk may lose the answer of a link that it made; the count of names tells.
         return beside.stat().st_nlink == 2
     finally:

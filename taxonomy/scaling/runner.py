@@ -89,7 +89,12 @@ def _said(result: dict[str, Any]) -> str:
 
 def trained(study: Study, extra: dict[str, Any] | None = None) -> Train:
     """Trains cells by the training loop, with one compiled step for all of one shape. `extra` goes into every result."""
+    import jax
+
     from taxonomy.training import loop, metrics
+
+    if jax.process_count() > 1:
+        raise UserError(f"sweep: a worker is one process, here {jax.process_count()} are joined; start each of them alone")
 
     class Reported(metrics.Progress):
         """Lines of a cell begin with its name; each is a moment to see whether the cell is still this worker's."""
@@ -157,5 +162,8 @@ def forget_failed(workdir: str | pathlib.Path, planned: list[Cell]) -> int:
     """Takes away the results of cells that failed, which are then run again; how many."""
     failed = [cell for cell in planned if (ended := cell.result(workdir)) and ended["state"] == FAILED]
     for cell in failed:
-        (cell.folder(workdir) / RESULT).unlink(missing_ok=True)
+        place = cell.folder(workdir)
+        # First, for its worker may live on and work on others.
+        claims.Claim(place, claims.holder(place)[0], RESULT).release()
+        (place / RESULT).unlink(missing_ok=True)
     return len(failed)

@@ -54,7 +54,7 @@ def _state(workdir: str | pathlib.Path, cell: Cell, lease: float) -> State:
 def summary(found: Sequence[State]) -> dict[str, Any]:
     """Cells by state, and the minutes left, as far as finished cells tell."""
     counted = dict(Counter(state.what for state in found))
-    open_ = [state for state in found if state.what in (WAITING, RUNNING) and not state.cell.holdout]
+    open_ = [state for state in found if state.what == RUNNING or (state.what == WAITING and not state.cell.holdout)]
     speeds = [s.tokens_per_second * s.cell.counts["flops"] / s.cell.counts["tokens"] for s in found if s.tokens_per_second]
     running = counted.get(RUNNING, 0)
     minutes = None

@@ -162,18 +162,24 @@ def test_one_failure_does_not_end_a_study(tmp_path):
 
     with claims.Worker(tmp_path) as worker:
         runner.work(tmp_path, cells, train, worker, quiet)
-    runs = cells_lib.gather(tmp_path, cells)
-    assert [row["id"] for row in runs.rows] == ["cell3", "cell4"]
-    assert {one["id"]: one["reason"] for one in runs.reasons()} == {
-        "cell0": "diverged: step 3: not finite",
-        "cell1": "failed: ZeroDivisionError: nothing is divided by it",
-        "cell2": "diverged: the loss is nan",
-    }
-    assert [state.what for state in states.states(tmp_path, cells)] == ["diverged", "failed", "diverged", "finished", "finished"]
-    # What failed is run again when that is asked for, and nothing else is.
-    assert runner.forget_failed(tmp_path, cells) == 1
-    with claims.Worker(tmp_path) as worker:
-        runner.work(tmp_path, cells, lambda cell, claim: {"loss": 3.0}, worker, quiet)
+        runs = cells_lib.gather(tmp_path, cells)
+        assert [row["id"] for row in runs.rows] == ["cell3", "cell4"]
+        assert {one["id"]: one["reason"] for one in runs.reasons()} == {
+            "cell0": "diverged: step 3: not finite",
+            "cell1": "failed: ZeroDivisionError: nothing is divided by it",
+            "cell2": "diverged: the loss is nan",
+        }
+        assert [state.what for state in states.states(tmp_path, cells)] == [
+            "diverged",
+            "failed",
+            "diverged",
+            "finished",
+            "finished",
+        ]
+        # What failed is run again when that is asked for, and nothing else is, though its worker lives.
+        assert runner.forget_failed(tmp_path, cells) == 1
+        with claims.Worker(tmp_path) as other:
+            runner.work(tmp_path, cells, lambda cell, claim: {"loss": 3.0}, other, quiet)
     assert [row["loss"] for row in cells_lib.gather(tmp_path, cells).rows] == [3.0, 2.0, 2.0]
 
 
