@@ -267,14 +267,15 @@ def _plot(rest: list[str]) -> None:
     workdir = cli.workdir()
     runs = cells.runs(workdir)
     kept = {method: fits.load(workdir, method) for method in fits.METHODS if fits.kept(workdir, method)}
-    if not kept:
+    study = cells.read(workdir)[0] if cells.exists(workdir) else None
+    if not kept and not (study and study.axes):
         raise UserError(f"--workdir: {workdir} has no fit; `sweep fit` makes one")
-    written = figures.draw(workdir, runs, kept)
+    written = figures.draw(workdir, runs, kept, study)
     path = report.write(workdir, runs, kept, written)
     if flags.FLAGS.json:
         print(json.dumps({"report": str(path), "figures": [str(one) for one in written]}))
         return
-    print(f"{path}: {', '.join(kept)}")
+    print(f"{path}: {', '.join(kept) or 'variants'}")
     for one in written:
         print(f"  {one} (and .svg)")
 

@@ -10,9 +10,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from taxonomy.scaling import bootstrap, envelope, fits, hyperparameters, isoflop
+from taxonomy.scaling import bootstrap, envelope, fits, hyperparameters, isoflop, variants
 from taxonomy.scaling.results import Runs
 from taxonomy.scaling.shown import number
+from taxonomy.scaling.study import Study
 
 matplotlib.use("Agg")
 
@@ -38,13 +39,15 @@ _LINE, _BAND = "#c0392b", "#e8a39a"
 _COLORS = ("#c0392b", "#1f618d", "#1e8449", "#b9770e", "#6c3483")
 
 
-def draw(workdir: str | pathlib.Path, runs: Runs, kept: dict[str, dict[str, Any]]) -> list[pathlib.Path]:
-    """Writes every figure that the kept fits allow to `plots/`; the PNG files, in the order of a report."""
+def draw(
+    workdir: str | pathlib.Path, runs: Runs, kept: dict[str, dict[str, Any]], study: Study | None = None
+) -> list[pathlib.Path]:
+    """Writes every figure that the kept fits and the axes of a study allow to `plots/`; the PNG files, in the order of a report."""
     folder = pathlib.Path(workdir) / "plots"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with plt.rc_context(_STYLE):
-        for name, figure in _figures(runs, kept):
+        for name, figure in _figures(runs, kept, study):
             # One layout for both files.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
@@ -57,7 +60,9 @@ def draw(workdir: str | pathlib.Path, runs: Runs, kept: dict[str, dict[str, Any]
     return written
 
 
-def _figures(runs: Runs, kept: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _figures(runs: Runs, kept: dict[str, dict[str, Any]], study: Study | None) -> Iterator[tuple[str, Any]]:
+    if study is not None and study.axes:
+        yield "variants", variant_curves(*variants.curves(study, runs))
     drawn: dict[str, Callable[[Runs, dict[str, Any]], Any]] = {"isoflop": isoflop_curves, "envelope": envelope_curves}
     for method, fit in kept.items():
         names = {row["id"] for row in runs.rows}
@@ -73,6 +78,24 @@ def _figures(runs: Runs, kept: dict[str, dict[str, Any]]) -> Iterator[tuple[str,
             yield f"{method}_residuals", residuals(fitted, fit)
     if sum(fits.METHODS[method].optimum is not None for method in kept) > 1:
         yield "methods", methods(kept)
+
+
+def variant_curves(x: str, curves: list[variants.Variant]) -> Any:
+    """Mean losses of each variant (left) and how far each is above the best at its x (right), with bands over seeds."""
+    figure, (left, right) = _panels(1.25, 4.4)
+    best = {at: min(curve.mean_M[curve.x_M == at][0] for curve in curves if at in curve.x_M) for c in curves for at in c.x_M}
+    for curve, color in zip(curves, plt.get_cmap("tab10").colors * (1 + len(curves) // 10), strict=False):
+        for axes, base in ((left, 0.0), (right, np.array([best[at] for at in curve.x_M]))):
+            axes.plot(curve.x_M, curve.mean_M - base, marker="o", markersize=4, color=color, linewidth=1.4, label=curve.label)
+            axes.fill_between(curve.x_M, curve.low_M - base, curve.high_M - base, color=color, alpha=0.18, linewidth=0)
+    name = "training FLOPs C" if x == "flops" else x
+    for axes, y, title in ((left, "loss", "Variants"), (right, "loss above the best", "Against the best variant")):
+        if min(best) > 0:
+            _axes(axes, name, y, title)
+        else:
+            axes.set(xlabel=name, ylabel=y, title=title)
+    left.legend(fontsize=8)
+    return figure
 
 
 def isoflop_curves(runs: Runs, fit: dict[str, Any]) -> Any:

@@ -30,6 +30,8 @@ def write(
         f"<h1>{html.escape(workdir.resolve().name)}</h1>",
         f'<p class="note">{len(runs)} runs, {len(runs.excluded)} left out</p>',
     ]
+    if "variants" in images:
+        parts += ["<h2>Variants</h2>", _image("variants", images["variants"])]
     if "methods" in images:
         parts += ["<h2>All methods</h2>", _image("methods", images["methods"]), _compared(kept)]
     for method, fit in kept.items():

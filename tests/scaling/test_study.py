@@ -8,9 +8,25 @@ import pytest
 from taxonomy import config as config_lib
 from taxonomy.errors import UserError
 from taxonomy.scaling import cells as cells_lib
-from taxonomy.scaling import claims, conventions, fits, forecast, holdout, parametric, ready, report, resolve, runner, study, tables
+from taxonomy.scaling import (
+    claims,
+    conventions,
+    figures,
+    fits,
+    forecast,
+    holdout,
+    parametric,
+    ready,
+    report,
+    resolve,
+    runner,
+    study,
+    tables,
+    variants,
+)
 from taxonomy.scaling.cells import Cell
 from taxonomy.scaling.fits import Options
+from taxonomy.scaling.results import Runs
 from taxonomy.scaling.study import Study
 from taxonomy.training.plan import make_plan
 
@@ -261,6 +277,25 @@ def test_dishonest_predictions_are_refused(fitted):
     with pytest.raises(UserError, match="holds nothing out"):
         holdout.freeze(workdir, cells[:3], options)
     assert prediction["sha256"] in honest
+
+
+def test_variants_are_compared(tmp_path):
+    """Ideas over FLOPs, with the spread of seeds; a grid of numbers over the numbers, a curve a size."""
+    what = Study(base="x", axes={"model.position": ("rope", "alibi")}, ladder=(dict(width=8), dict(width=16)), seeds=(0, 1))
+    rows = [
+        {"id": f"{width}{idea}{seed}", "width": width, "model.position": idea, "flops": 1e9 * width + seed, "loss": loss + seed}
+        for width, idea, loss in ((8, "rope", 4.0), (8, "alibi", 5.0), (16, "rope", 3.0), (16, "alibi", 2.0))
+        for seed in (0, 1)
+    ]
+    x, found = variants.curves(what, Runs(tuple(rows)))
+    assert (x, [one.label for one in found]) == ("flops", ["rope", "alibi"])
+    assert found[1].mean_M.tolist() == [5.5, 2.5] and found[1].low_M.tolist() == [5, 2] and found[1].high_M.tolist() == [6, 3]
+    assert [path.name for path in figures.draw(tmp_path, Runs(tuple(rows)), {}, what)] == ["variants.png"]
+    grid = what.but(axes={"rate": (1e-3, 1e-2)}, seeds=(0,))
+    rows = [{"id": f"{w}{r}", "width": w, "rate": r, "flops": 1.0, "loss": r + w} for w in (8, 16) for r in (1e-2, 1e-3)]
+    x, found = variants.curves(grid, Runs(tuple(rows)))
+    assert (x, [one.label for one in found]) == ("rate", ["width 8", "width 16"])
+    assert found[0].x_M.tolist() == [1e-3, 1e-2] and found[0].mean_M.tolist() == [8.001, 8.01]
 
 
 @pytest.mark.parametrize("name", ["smoke", "isoflop_stdlib", "taxonomy_ablation"])
