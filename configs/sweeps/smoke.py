@@ -4,7 +4,7 @@ from taxonomy.scaling import study
 
 STUDY = study.load("isoflop_stdlib").but(
     settings={"evaluation.max_tokens": 32768, "checkpoint.every": "100%"},
-    budgets=(1.5e11, 3e11, 6e11),
+    budgets=(1.5e11, 2.7e11, 4.8e11),
     sizes=4,
     holdout=(1.5e12,),
     holdout_sizes=1,

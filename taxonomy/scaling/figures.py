@@ -81,15 +81,21 @@ def _figures(runs: Runs, kept: dict[str, dict[str, Any]], study: Study | None) -
 
 
 def variant_curves(x: str, curves: list[variants.Variant]) -> Any:
-    """Mean losses of each variant (left) and how far each is above the best at its x (right), with bands over seeds."""
+    """Mean losses of each variant (left) and how far above the best (right), with bands over seeds.
+
+    Over FLOPs the best is that of all variants; over what else x may be, such as a learning rate, that of the curve itself.
+    """
     figure, (left, right) = _panels(1.25, 4.4)
     best = {at: min(curve.mean_M[curve.x_M == at][0] for curve in curves if at in curve.x_M) for c in curves for at in c.x_M}
     for curve, color in zip(curves, plt.get_cmap("tab10").colors * (1 + len(curves) // 10), strict=False):
-        for axes, base in ((left, 0.0), (right, np.array([best[at] for at in curve.x_M]))):
+        for axes, base in ((left, 0.0), (right, np.array([best[at] for at in curve.x_M]) if x == "flops" else curve.mean_M.min())):
             axes.plot(curve.x_M, curve.mean_M - base, marker="o", markersize=4, color=color, linewidth=1.4, label=curve.label)
             axes.fill_between(curve.x_M, curve.low_M - base, curve.high_M - base, color=color, alpha=0.18, linewidth=0)
     name = "training FLOPs C" if x == "flops" else x
-    for axes, y, title in ((left, "loss", "Variants"), (right, "loss above the best", "Against the best variant")):
+    for axes, y, title in (
+        (left, "loss", "Variants"),
+        (right, "loss above the best", "Against the best variant" if x == "flops" else "Against its own best"),
+    ):
         if min(best) > 0:
             _axes(axes, name, y, title)
         else:
