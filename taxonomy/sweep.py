@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -38,7 +38,7 @@ _READ = {
     "status": ("watch", "lease"),
     "check": ("method", "bootstraps", "seed", "freeze", "lease"),
     "import": (*_EXPRESSIONS, "columns", "where", *_LEFT_OUT),
-    "fit": (*_LEFT_OUT, *_FITTED),
+    "fit": ("where", *_LEFT_OUT, *_FITTED),
     "plot": (),
     "ask": (*_ASKED, "method", "chips", "hours", "mfu", "family"),
 }
@@ -50,7 +50,7 @@ def define_flags() -> None:
         asked = f" ask: a number of {name}." if name in _ASKED else ""
         flags.DEFINE_string(name, None, f"import: arithmetic over columns that gives {name}.{asked}")
     flags.DEFINE_string("columns", "", 'import: which column is what, "params=Model Size,loss=loss"; id names runs.')
-    flags.DEFINE_multi_string("where", [], 'import: rows to take, "column=value" or "column=this|that".')
+    flags.DEFINE_multi_string("where", [], 'import, fit: rows to take, "column=value" or "column=this|that".')
     flags.DEFINE_integer("drop_highest_loss", 0, "import, fit: leave out this many runs of the highest loss.", lower_bound=0)
     flags.DEFINE_float(
         "min_tokens_per_param", 0.0, "import, fit: leave out runs of fewer tokens for each parameter.", lower_bound=0
@@ -254,7 +254,7 @@ def _fit(rest: list[str]) -> None:
         budgets=[_number("--budgets", text) for text in given.budgets] or None,
         holdout=tuple(given.holdout),
     )
-    result = fits.fit(_dropped(cells.runs(workdir)), given.method or "parametric", options)
+    result = fits.fit(_dropped(cells.runs(workdir), given.where), given.method or "parametric", options)
     path = fits.save(workdir, result)
     del result["samples"]
     print(json.dumps(result) if given.json else shown.fit(result, str(path)))
@@ -310,11 +310,11 @@ def _ask(rest: list[str]) -> None:
     print(json.dumps(answer) if given.json else shown.answer(answer))
 
 
-def _dropped(runs: Any) -> Any:
+def _dropped(runs: Any, where: Sequence[str] = ()) -> Any:
     from taxonomy.scaling import results
 
     given = flags.FLAGS
-    return results.exclude(runs, given.drop_highest_loss, given.min_tokens_per_param, given.drop)
+    return results.exclude(runs, given.drop_highest_loss, given.min_tokens_per_param, given.drop, where)
 
 
 def _print_excluded(reasons: list[dict[str, str]]) -> None:

@@ -78,8 +78,20 @@ class Runs:
         return [{"id": row["id"], "reason": row["excluded"]} for row in self.excluded]
 
 
-def exclude(runs: Runs, highest_loss: int = 0, tokens_per_param: float = 0.0, ids: Iterable[str] = ()) -> Runs:
-    """Leaves out named runs, then those of too few tokens for each parameter, then the given number of highest losses."""
+def exclude(
+    runs: Runs, highest_loss: int = 0, tokens_per_param: float = 0.0, ids: Iterable[str] = (), where: Iterable[str] = ()
+) -> Runs:
+    """Leaves out runs that `where` does not take, named runs, those of too few tokens for each parameter, the highest losses.
+
+    where: "key=value" or "key=this|that" of what a run's line says, such as the axes of a study.
+    """
+    for part in where:
+        key, equals, values = part.partition("=")
+        known = {name for row in runs.rows for name in row}
+        if not equals or key not in known:
+            raise UserError(f"--where: expected key=value, got {part!r}{nearest(key, known)}")
+        other = [row for row in runs.rows if str(row.get(key)) not in values.split("|")]
+        runs = runs.without({row["id"]: f"{key} is {row.get(key)!r}, which --where does not take" for row in other})
     ids = list(ids)
     unknown = set(ids) - {row["id"] for row in runs.rows}
     if unknown:

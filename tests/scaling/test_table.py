@@ -94,6 +94,10 @@ def test_what_is_dropped_has_its_reason():
     assert reasons["run-2"] == "among the 1 highest losses (3.7)"
     with pytest.raises(UserError, match="would leave none"):
         results.exclude(runs, highest_loss=6)
+    some = results.exclude(runs, where=["id=run-1|run-2"])
+    assert [row["id"] for row in some.rows] == ["run-1", "run-2"] and "--where does not take" in some.reasons()[0]["reason"]
+    with pytest.raises(UserError, match="--where: expected key=value, got 'idd=1'; did you mean 'id'"):
+        results.exclude(runs, where=["idd=1"])
     with pytest.raises(UserError, match="no run has the id 'run-9'"):
         results.exclude(runs, ids=["run-9"])
 
