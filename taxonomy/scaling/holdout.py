@@ -31,8 +31,14 @@ def freeze(workdir: str | pathlib.Path, planned: Sequence[Cell], options: Option
         raise UserError("sweep check: the study holds nothing out")
     path = pathlib.Path(workdir) / FILE
     if not path.is_file():
-        _refuse_early(workdir, planned, held)
-        files.exclusive(path, json.dumps(_prediction(cells.gather(workdir, list(planned)), held, options, method), indent=1) + "\n")
+        try:
+            _refuse_early(workdir, planned, held)
+        except UserError:
+            if not path.is_file():  # another process may have frozen it and gone on meanwhile
+                raise
+        else:
+            content = _prediction(cells.gather(workdir, list(planned)), held, options, method)
+            files.exclusive(path, json.dumps(content, indent=1) + "\n")
     return _read(path, workdir, held)
 
 

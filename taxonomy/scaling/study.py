@@ -9,8 +9,8 @@
     )
 
 Text may have formulas in braces, arithmetic over the variables of a rung and of the axes; outside the `model` section also over
-`params` (as the study counts), `tokens`, `flops`, `steps`, `batch_tokens`, `d_model`, `layers` and `context` of the cell. What a
-study comes to, cell by cell, is the work of `cells`.
+`params` (as the study counts), `tokens`, `flops`, `steps`, `batch_tokens`, `d_model`, `layers` and `context` of the cell. Powers
+want numbers up to 1e12: (flops/1e18)**0.5. What a study comes to, cell by cell, is the work of `resolve`.
 """
 
 import dataclasses

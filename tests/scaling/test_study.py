@@ -304,7 +304,7 @@ def test_studies_that_ship(name):
     what = study.load(name)
     cells = resolve.resolve(what)
     assert not any(cell.left_out for cell in cells)
-    said = forecast.warnings(what, cells, 2e7, what.law)
+    said = forecast.warnings(what, cells, 9.6e6, what.law)
     assert not [one for one in said if "sizes" not in one], said
     spent = sum(cell.counts["flops"] for cell in cells)
     assert spent < {"smoke": 6e12, "isoflop_stdlib": 8e13, "taxonomy_ablation": 3e13}[name]

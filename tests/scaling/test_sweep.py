@@ -145,7 +145,7 @@ def test_a_study_survives_kills(desk):
             _, cells = cells_lib.read(disturbed) if cells_lib.exists(disturbed) else (None, [])
             owners = [claims.holder(cell.folder(disturbed))[1] for cell in cells if cell.result(disturbed) is None]
             busy = [place for place in (0, 1) if any(f"-{workers[place].pid}-" in owner for owner in owners)]
-            if kills < 3 and busy:
+            if kills < 2 and busy:
                 time.sleep(generator.uniform(0, 1.5))
                 place = generator.choice(busy)
                 workers[place].send_signal(signal.SIGKILL)
