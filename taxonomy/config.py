@@ -78,6 +78,7 @@ _MODEL_KEYS = (
     "position",
     "mask",
     "initializer",
+    "parametrization",
     "attention",
     "mlp",
     "blocks",

@@ -54,7 +54,7 @@ def test_the_page_runs(desk):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "error: sweep: say one of import, fit, plot, ask"),
+        ("", "error: sweep: say one of import, fit, plot, ask, coordinates"),
         ("fits", "error: sweep: unknown command 'fits'; did you mean 'fit'?"),
         ("fit --workdir=nowhere", "error: --workdir: nowhere/results.jsonl does not exist"),
         ("ask --workdir=w --chips=h100-8 --hours=0", "error: --hours: expected a number greater than 0, got 0"),
