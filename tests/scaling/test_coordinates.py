@@ -10,8 +10,8 @@ from taxonomy.errors import UserError
 from taxonomy.scaling import coordinates
 from taxonomy.scaling.widths import widened
 
-# Between widths 64 and 1024 sizes may differ by less than 1.3 by muP and must by more than 3 without. Here they are 32 and 256. What
-# is left by muP is noise of initial values, 1/sqrt(width) in the narrowest model; what grows without is a power of the width.
+# Between widths 64 and 1024 sizes may differ by less than 1.3 by muP and must by more than 3 without; here between 32 and 256.
+# What is left by muP is noise of initial values, 1/sqrt(width) in the narrowest model; what grows without is a power of the width.
 NARROW, WIDE = 32, 256
 FLAT = 1 + 0.3 * math.sqrt(64 / NARROW)
 STEEP = 3 ** (math.log(WIDE / NARROW) / math.log(1024 / 64))
