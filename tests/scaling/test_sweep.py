@@ -51,9 +51,20 @@ def test_the_page_runs(desk):
     )
 
 
+def test_coordinates_are_printed_and_drawn(desk):
+    words = "coordinates --config=gpt2:tiny --config.model.decoder=block --widths=32,16 --steps=1 --workdir=widths --json"
+    found = json.loads(run(desk, f"python -m taxonomy.sweep {words}"))
+    assert (found["widths"], found["figure"]) == ([16, 32], "widths/plots/coordinates.png")
+    assert (desk / found["figure"]).read_bytes().startswith(b"\x89PNG")
+    # The narrowest is the base, where both are one.
+    narrow = [[sizes[0] for sizes in found[name]["sizes"].values()] for name in ("standard", "mup")]
+    assert narrow[0] == narrow[1] and "logits" in found["mup"]["ratios"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("coordinates --config=gpt2:tiny --widths=64,x", "error: --widths: expected a whole number of at least 1, got 'x'"),
         ("", "error: sweep: say one of import, fit, plot, ask, coordinates"),
         ("fits", "error: sweep: unknown command 'fits'; did you mean 'fit'?"),
         ("fit --workdir=nowhere", "error: --workdir: nowhere/results.jsonl does not exist"),
