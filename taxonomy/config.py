@@ -79,6 +79,7 @@ _MODEL_KEYS = (
     "position",
     "mask",
     "initializer",
+    "parametrization",
     "attention",
     "mlp",
     "blocks",

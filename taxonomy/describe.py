@@ -26,7 +26,18 @@ from taxonomy.errors import UserError
 _SCALARS = ("vocab", "d_model", "context", "inputs")
 # The order of a page: what the stack is made of, then what its parts default to. Other keys are sublayers.
 _FIRST = ("encoder", "decoder", "ahead", "blocks")
-_LAST = ("norm", "position", "mask", "embedding", "head", "encoder_norm", "final_norm", "initializer", "generator")
+_LAST = (
+    "norm",
+    "position",
+    "mask",
+    "embedding",
+    "head",
+    "encoder_norm",
+    "final_norm",
+    "initializer",
+    "parametrization",
+    "generator",
+)
 _RECIPE = ("tokens", "steps", "batch_tokens", "batch_ramp", "context", "optimizer", "schedule", "clip", "loss", "ahead")
 
 

@@ -180,7 +180,8 @@ class Transformer(nn.Module):
             yield x_BTD
 
     def _projected(self, x: jax.Array) -> tuple[jax.Array, cross_entropy.Projection]:
-        return self.head(x, self.embedding.table_VD)
+        features, projection = self.head(x, self.embedding.table_VD)
+        return features, projection.replace(scale=projection.scale * self.spec.output_scale(features.shape[-1]))
 
     def _features(
         self,

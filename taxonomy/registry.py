@@ -94,6 +94,7 @@ _MODULES = (
     "taxonomy.layers.initializers",
     "taxonomy.layers.latent_attention",
     "taxonomy.layers.norms",
+    "taxonomy.layers.parametrizations",
     "taxonomy.layers.positions",
     "taxonomy.layers.random_routers",
     "taxonomy.layers.relative",

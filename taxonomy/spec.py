@@ -1,7 +1,8 @@
 """The parsed model: frozen, typed, without arrays. Expressions come in as strings and leave as resolved components."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from taxonomy import notation, registry
@@ -15,6 +16,7 @@ _PART_KINDS = {
     "position": "position",
     "mask": "mask",
     "initializer": "init",
+    "parametrization": "parametrization",
     "embedding": "embedding",
     "head": "head",
     "final_norm": "norm",
@@ -28,12 +30,16 @@ _REQUIRED_SCALARS = ("vocab", "d_model", "context")
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """Where a sentence stands: a name for messages, the scalars it may use, and the model's keys its parts default to."""
+    """Where a sentence stands: a name for messages, the scalars it may use, and the model's keys its parts default to.
+
+    of_base: the scalars of a base model, from these; initialisers and what is called a scale are said for that one.
+    """
 
     where: str
     scalars: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     open_keys: tuple[str, ...] = ()
+    of_base: Callable[[Mapping[str, int | float]], Mapping[str, int | float]] | None = None
 
     def inside(self, arguments: Mapping[str, Any]) -> "Scope":
         """The scope of a component's parts, which may use its own numbers."""
@@ -68,6 +74,8 @@ def _component(node: Node, kinds: tuple[str, ...], scope: Scope, text: str) -> C
     ordered = sorted(entry.arguments.values(), key=lambda a: a.kinds is not None)
     for argument in ordered:
         inner = scope.inside(values)
+        if scope.of_base and (entry.kind == "init" or argument.name == "scale"):
+            inner = dataclasses.replace(inner, scalars=scope.of_base(inner.scalars), of_base=None)
         if argument.name in given:
             values[argument.name] = _value(argument, given[argument.name], inner, text)
         else:
@@ -179,6 +187,7 @@ class Model:
     `context` and `inputs`: tokens of the decoder (or the only stack) and of the encoder beside it. `generator`: the net trained
     beside this one, whose samples this one tells from the original. `ahead`: the blocks of the modules that predict further ahead
     while training, one for each, and `ahead_norm` the norm of what they join, see `ahead.Ahead`.
+    `parametrization`: what has changed initialisers and scores for this width, see `layers.parametrizations`; None: nothing.
     """
 
     vocab: int
@@ -196,6 +205,7 @@ class Model:
     generator: "Model | None" = None
     ahead: Layers | None = None
     ahead_norm: Component | None = None
+    parametrization: Component | None = None
 
     @property
     def alone(self) -> "Model":
@@ -204,6 +214,13 @@ class Model:
 
     def block(self, name: str) -> Component:
         return dict(self.blocks)[name]
+
+    def output_scale(self, width: int) -> float:
+        """What logits are multiplied by that are products with vectors of this width."""
+        # Vectors of a width of their own have it in the base model, too.
+        if self.parametrization is None or width != self.d_model:
+            return 1.0
+        return registry.instantiate(self.parametrization).output_scale(self.d_model)
 
     @property
     def stacks(self) -> dict[str, Layers]:
@@ -233,7 +250,7 @@ class Model:
     def components(self) -> list[Component]:
         """Every component used, each once, in reading order."""
         tops = [self.embedding, *(b for _, b in self.blocks), self.head]
-        tops += [norm for norm in (self.encoder_norm, self.final_norm) if norm]
+        tops += [part for part in (self.encoder_norm, self.final_norm, self.parametrization) if part]
         parts = [part for top in tops for part in top.walk()] + (self.generator.components() if self.generator else [])
         return list(dict.fromkeys(parts))
 
@@ -264,6 +281,12 @@ def model(section: Mapping[str, Any]) -> Model:
     scalars["layers"] = len(stacks[present[-1]])
     scalars.setdefault("inputs", scalars["context"])
     scope = Scope("model", scalars, keys)
+    parametrization = None
+    if "parametrization" in keys:
+        place = dataclasses.replace(scope, where="model.parametrization")
+        parametrization = resolve(keys["parametrization"], ("parametrization",), place)
+        of_base = functools.partial(registry.instantiate(parametrization).of_base, d_model=section["d_model"])
+        scope = dataclasses.replace(scope, of_base=of_base)
     scalars |= _attention_scalars(keys, scope)
 
     def part(key: str) -> Component:
@@ -287,7 +310,7 @@ def model(section: Mapping[str, Any]) -> Model:
         _norm_after(key, section, keys, resolved, layers, part)
         for key, layers in zip(_norm_keys(present), stacks.values(), strict=True)
     ]
-    return Model(
+    found = Model(
         **{k: section[k] for k in _REQUIRED_SCALARS},
         inputs=int(scalars["inputs"]),
         embedding=part("embedding"),
@@ -301,12 +324,27 @@ def model(section: Mapping[str, Any]) -> Model:
         ahead=ahead,
         ahead_norm=part("norm") if ahead else None,
     )
+    return found if parametrization is None else _adapted(found, parametrization)
+
+
+def _adapted(found: Model, parametrization: Component) -> Model:
+    """The model as a parametrization has it at this width; its tables are those of the base."""
+    one = functools.partial(registry.instantiate(parametrization).adapted, d_model=found.d_model)
+    return dataclasses.replace(
+        found,
+        head=one(found.head),
+        initializer=one(found.initializer),
+        blocks=tuple((name, one(block)) for name, block in found.blocks),
+        parametrization=parametrization,
+    )
 
 
 def _generator(beside: Model, section: dict[str, Any], changes: Any) -> Model:
     """The generator beside a model: the keys in which it differs from the model's section, and the rest of that."""
     if not hasattr(changes, "items") or not changes or "generator" in changes:
         raise UserError(f"model.generator: expected the keys in which it differs from the model, such as d_model, got {changes!r}")
+    if section.get("parametrization") and "parametrization" not in changes:
+        raise UserError("model.generator.parametrization: required, for the generator of a base model has a width of its own")
     try:
         found = model({**section, **dict(changes)})
     except UserError as e:

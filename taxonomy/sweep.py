@@ -9,6 +9,7 @@
     python -m taxonomy.sweep fit --workdir=W --method=parametric      parameters, intervals, what was left out and why
     python -m taxonomy.sweep plot --workdir=W                         figures and one report.html
     python -m taxonomy.sweep ask --workdir=W --flops=1e21             what to train, and the loss to expect
+    python -m taxonomy.sweep coordinates --config=gpt2:tiny           whether activations keep their size as the model widens
 
 `fit` keeps what it found in the workdir, where `plot` and `ask` read it. --json prints one object.
 """
@@ -41,6 +42,7 @@ _READ = {
     "fit": ("where", *_LEFT_OUT, *_FITTED),
     "plot": (),
     "ask": (*_ASKED, "method", "chips", "hours", "mfu", "family"),
+    "coordinates": ("widths", "steps", "learning_rate", "wider_heads"),
 }
 
 
@@ -80,6 +82,10 @@ def define_flags() -> None:
     flags.DEFINE_float("hours", None, "ask: how long there is.", lower_bound=0)
     flags.DEFINE_float("mfu", 0.4, "plan, ask: the share of the chips' peak that is used.", lower_bound=0, upper_bound=1)
     flags.DEFINE_string("family", None, "ask: name the size of this family that is nearest, and the command to train it.")
+    flags.DEFINE_list("widths", ["64", "128", "256", "512", "1024"], "coordinates: of the models, d_model each.")
+    flags.DEFINE_integer("steps", 10, "coordinates: of training.", lower_bound=1)
+    flags.DEFINE_float("learning_rate", None, "coordinates: of all steps; the peak of the schedule by default.")
+    flags.DEFINE_bool("wider_heads", False, "coordinates: widen heads instead of adding some.")
     flags.DEFINE_bool("json", False, "Print one JSON object.")
 
 
@@ -310,6 +316,21 @@ def _ask(rest: list[str]) -> None:
     print(json.dumps(answer) if given.json else shown.answer(answer))
 
 
+def _coordinates(rest: list[str]) -> None:
+    from taxonomy.scaling import coordinates
+
+    _nothing_else("coordinates", rest)
+    given, config = flags.FLAGS, cli.config()
+    widths = [_whole("--widths", text) for text in given.widths]
+    rate = _positive("--learning_rate", given.learning_rate)
+    found = coordinates.check(config, widths, given.steps, rate, wider_heads=given.wider_heads)
+    if cli.WORKDIR.value:
+        from taxonomy.scaling import figures
+
+        found["figure"] = str(figures.draw_coordinates(cli.WORKDIR.value, found))
+    print(json.dumps(found) if given.json else coordinates.shown(found))
+
+
 def _dropped(runs: Any, where: Sequence[str] = ()) -> Any:
     from taxonomy.scaling import results
 
@@ -347,6 +368,12 @@ def _number(flag: str, text: str) -> float:
     return _positive(flag, float(notation.evaluate(notation.parse(text, flag), {}, text, flag)))
 
 
+def _whole(flag: str, text: str) -> int:
+    if not text.strip().isdigit() or int(text) < 1:
+        raise UserError(f"{flag}: expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _nothing_else(command: str, rest: list[str]) -> None:
     if rest:
         raise UserError(f"sweep {command}: unexpected argument '{rest[0]}'")
@@ -361,6 +388,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "fit": _fit,
     "plot": _plot,
     "ask": _ask,
+    "coordinates": _coordinates,
 }
 
 

@@ -233,6 +233,7 @@ def facts(model: spec.Model) -> dict[str, Any]:
         # Where positions have no bound, these are lengths of training: neither stack knows the other's.
         lengths = ("context", "inputs") if model_lib.position_limit(model) else ()
     found = {key: getattr(model, key) for key in ("structure", "vocab", "d_model", *lengths)}
+    found["output_scale"] = model.output_scale(model.d_model)
 
     def add(place: str, value: Any) -> None:
         if isinstance(value, tuple):

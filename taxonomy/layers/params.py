@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from taxonomy import registry
+from taxonomy.layers.parametrizations import spread
 from taxonomy.registry import Component
 
 # What a parameter is for. Initialisers, optimizers and accounting treat parameters by role.
@@ -19,11 +20,16 @@ ROLES = (*MATRIX_ROLES, "embedding", "position", "relative", "gain", "bias", "se
 
 
 class Declared(nn.LogicallyPartitioned):
-    """A parameter with its logical axes, role and fans; the box that `model.init` returns."""
+    """A parameter with its logical axes, role and fans; the box that `model.init` returns.
+
+    growth_in, growth_out: how many times those of a base model the fans are, see `parametrizations`.
+    """
 
     role: str = struct.field(default="", pytree_node=False)
     fan_in: int = struct.field(default=0, pytree_node=False)
     fan_out: int = struct.field(default=0, pytree_node=False)
+    growth_in: float = struct.field(default=1.0, pytree_node=False)
+    growth_out: float = struct.field(default=1.0, pytree_node=False)
 
 
 @struct.dataclass
@@ -60,22 +66,25 @@ def declare(
     """
     if module.has_variable("params", name) and isinstance(stored := module.get_variable("params", name), Turned):
         return stored
-    if role in ("embedding", "position", "output"):
-        fan_in, fan_out = shape[-1], math.prod(shape[:-1])
-    else:
-        fan_in, fan_out = math.prod(shape[:inputs]), math.prod(shape[inputs:])
-
-    if experts is not None:
-        shape, axes = (experts, *shape), ("experts", *axes)
+    table = role in ("embedding", "position", "output")
+    inward, outward = (slice(-1, None), slice(-1)) if table else (slice(inputs), slice(inputs, None))
+    fan_in, fan_out = math.prod(shape[inward]), math.prod(shape[outward])
+    names, sizes = (axes, shape) if experts is None else (("experts", *axes), (experts, *shape))
 
     def create(key):
+        growth_in = growth_out = 1.0
         if role == "gain":
-            value = jnp.ones(shape, jnp.float32)
+            value = jnp.ones(sizes, jnp.float32)
         elif role in ("bias", "selection"):
-            value = jnp.zeros(shape, jnp.float32)
+            value = jnp.zeros(sizes, jnp.float32)
         else:
-            value = registry.instantiate(init)(key, shape, role, fan_in, fan_out)
-        return Declared(value, axes, role=role, fan_in=fan_in, fan_out=fan_out)
+            initial = registry.instantiate(init)
+            growth_in, growth_out = (initial.growth(axes[side], shape[side]) for side in (inward, outward))
+            value = initial(key, sizes, role, fan_in / growth_in, fan_out / growth_out)
+            if growth_in != 1.0:
+                value = spread(role, growth_in) * value
+        fans = {"fan_in": fan_in, "fan_out": fan_out, "growth_in": growth_in, "growth_out": growth_out}
+        return Declared(value, names, role=role, **fans)
 
     return module.param(name, create)
 

@@ -43,21 +43,28 @@ def draw(
     workdir: str | pathlib.Path, runs: Runs, kept: dict[str, dict[str, Any]], study: Study | None = None
 ) -> list[pathlib.Path]:
     """Writes every figure that the kept fits and the axes of a study allow to `plots/`; the PNG files, in the order of a report."""
+    with plt.rc_context(_STYLE):
+        return [_saved(workdir, name, figure) for name, figure in _figures(runs, kept, study)]
+
+
+def draw_coordinates(workdir: str | pathlib.Path, found: dict[str, Any]) -> pathlib.Path:
+    """Writes the figure of a coordinate check to `plots/`; the PNG file."""
+    with plt.rc_context(_STYLE):
+        return _saved(workdir, "coordinates", coordinates(found))
+
+
+def _saved(workdir: str | pathlib.Path, name: str, figure: Any) -> pathlib.Path:
     folder = pathlib.Path(workdir) / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with plt.rc_context(_STYLE):
-        for name, figure in _figures(runs, kept, study):
-            # One layout for both files.
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-            for suffix in ("svg", "png"):
-                path = folder / f"{name}.{suffix}"
-                # No date inside: the same fit is the same file.
-                figure.savefig(path, metadata={"Date": None} if suffix == "svg" else {"Software": None})
-            plt.close(figure)
-            written.append(path)
-    return written
+    # One layout for both files.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for suffix in ("svg", "png"):
+        path = folder / f"{name}.{suffix}"
+        # No date inside: the same fit is the same file.
+        figure.savefig(path, metadata={"Date": None} if suffix == "svg" else {"Software": None})
+    plt.close(figure)
+    return path
 
 
 def _figures(runs: Runs, kept: dict[str, dict[str, Any]], study: Study | None) -> Iterator[tuple[str, Any]]:
@@ -251,6 +258,23 @@ def methods(kept: dict[str, dict[str, Any]]) -> Any:
     axes.set_xlim(low, high)
     _axes(axes, "training FLOPs C (shaded: beyond the runs)", "optimal parameters N*", "Optimal size by every method", log_y=True)
     axes.legend(loc="upper left")
+    return figure
+
+
+def coordinates(found: dict[str, Any]) -> Any:
+    """What each module gives after the last step over the width, a line a module: the standard parametrization, then muP."""
+    figure, axes = _panels(1, 4.6, sharey=True)
+    for one, name in zip(axes, ("standard", "mup"), strict=True):
+        sizes, worst = found[name]["sizes"], found[name]["worst"]
+        for i, (module, sizes_WS) in enumerate(sizes.items()):
+            last_W = [sizes_S[-1] for sizes_S in sizes_WS]
+            color = _LINE if module == worst else plt.get_cmap(_MAP)(0.9 * i / len(sizes))
+            label = module if module in ("logits", worst) else None
+            one.plot(found["widths"], last_W, color=color, linewidth=1.2, marker="o", markersize=3, label=label)
+        title = f"{name}: at most x{found[name]['ratios'][worst]:.3g} between widths"
+        _axes(one, "width", f"rms after {found['steps']} steps", title, log_y=True)
+        one.set_xticks(found["widths"], [str(width) for width in found["widths"]])
+        one.legend(loc="upper left")
     return figure
 
 

@@ -4,12 +4,15 @@ Every optimizer is built at a learning rate of one; the step multiplies its upda
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from taxonomy.layers import parametrizations
 from taxonomy.layers.params import MATRIX_ROLES, Declared
 from taxonomy.registry import component
 
@@ -31,6 +34,24 @@ def decay_mask(declared: Any) -> Any:
 def _stacked(declared: Declared, *names: str) -> int:
     """How many leading axes hold several parameters of these kinds."""
     return sum(name in names for name in declared.names)
+
+
+def _by_width(declared: Any, rate: Callable[[Declared], float]) -> list[optax.GradientTransformation]:
+    """The multiplication of every update by the `rate` of its parameter, where there is one that is not one."""
+    rates = jax.tree.map(rate, declared, is_leaf=_is_declared)
+    if all(one == 1.0 for one in jax.tree.leaves(rates)):
+        return []
+    return [optax.stateless(lambda updates, _: jax.tree.map(lambda one, u: one * u, rates, updates))]
+
+
+def _adam_rate(declared: Declared) -> float:
+    return parametrizations.rate(declared.role, declared.growth_in)
+
+
+def _widest(declared: Any) -> float:
+    """How many times the base's the width is. Gradients, which are sums over all that follows, are smaller by this."""
+    boxes = jax.tree.leaves(declared, is_leaf=_is_declared)
+    return max((box.growth_in for box in boxes if box.growth_in != 1.0), default=1.0)
 
 
 class Optimizer:
@@ -64,8 +85,12 @@ class AdamW(Optimizer):
     weight_decay: float = 0.0
 
     def transform(self, declared: Any) -> optax.GradientTransformation:
-        mask = decay_mask(declared)
-        return optax.adamw(1.0, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=mask)
+        return optax.chain(
+            optax.scale_by_adam(self.b1, self.b2, self.eps / _widest(declared)),
+            *_by_width(declared, _adam_rate),
+            optax.add_decayed_weights(self.weight_decay, decay_mask(declared)),
+            optax.scale_by_learning_rate(1.0),
+        )
 
 
 @component("adafactor", kind="optimizer", paper="Shazeer & Stern 2018, arXiv:1804.04235")
@@ -86,6 +111,9 @@ class Adafactor(Optimizer):
         steps = [optax.scale_by_factored_rms(self.factored, self.decay), _relative_to_parameters(declared)]
         if self.b1:
             steps.append(optax.ema(self.b1, debias=False))
+        # Its updates have the size of their parameters, which says a part of what the rate would.
+        relative = lambda d: _adam_rate(d) / parametrizations.spread(d.role, d.growth_in)  # noqa: E731
+        steps += _by_width(declared, relative)
         if self.weight_decay and not self.decay_by_square:
             steps.append(optax.add_decayed_weights(self.weight_decay, decay_mask(declared)))
         return optax.chain(*steps, optax.scale(-1.0))
@@ -104,7 +132,8 @@ def _relative_to_parameters(declared: Any, smallest: float = 1e-3) -> optax.Grad
     def one(d: Declared, update: jax.Array, parameter: jax.Array) -> jax.Array:
         axes = tuple(range(_stacked(d, "layers", "tracks"), update.ndim))
         size = lambda x: jnp.sqrt(jnp.mean(jnp.square(x), axes, keepdims=True))  # noqa: E731
-        return update / jnp.maximum(1.0, size(update)) * jnp.maximum(size(parameter), smallest)
+        least = smallest * parametrizations.spread(d.role, d.growth_in)
+        return update / jnp.maximum(1.0, size(update)) * jnp.maximum(size(parameter), least)
 
     return optax.stateless(lambda updates, params: jax.tree.map(one, declared, updates, params, is_leaf=_is_declared))
 
@@ -119,7 +148,12 @@ class Lion(Optimizer):
     weight_decay: float = 0.0
 
     def transform(self, declared: Any) -> optax.GradientTransformation:
-        return optax.lion(1.0, self.b1, self.b2, weight_decay=self.weight_decay, mask=decay_mask(declared))
+        return optax.chain(
+            optax.scale_by_lion(self.b1, self.b2),
+            *_by_width(declared, _adam_rate),
+            optax.add_decayed_weights(self.weight_decay, decay_mask(declared)),
+            optax.scale_by_learning_rate(1.0),
+        )
 
 
 @component("muon", kind="optimizer", paper="Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982 (scale)")
@@ -141,8 +175,9 @@ class Muon(Optimizer):
         labels = jax.tree.map(lambda d: "muon" if _matrix_axes(d) else "adam", declared, is_leaf=_is_declared)
         # Not optax's own split: its Adam has Nesterov's momentum too, and decays gains and biases.
         muon = optax.contrib.muon(1.0, beta=self.beta, muon_weight_dimension_numbers=axes, consistent_rms=self.scale)
-        moved = optax.partition({"muon": muon, "adam": optax.adam(1.0, self.b1, self.b2)}, labels)
-        return optax.chain(moved, optax.add_decayed_weights(-self.weight_decay, decay_mask(declared)))
+        moved = optax.partition({"muon": muon, "adam": optax.adam(1.0, self.b1, self.b2, 1e-8 / _widest(declared))}, labels)
+        decay = optax.add_decayed_weights(-self.weight_decay, decay_mask(declared))
+        return optax.chain(moved, *_by_width(declared, _muon_rate), decay)
 
 
 def _matrix_axes(declared: Declared) -> optax.contrib.MuonDimensionNumbers | None:
@@ -155,3 +190,15 @@ def _matrix_axes(declared: Declared) -> optax.contrib.MuonDimensionNumbers | Non
         size *= shape[inputs]
         inputs += 1
     return optax.contrib.MuonDimensionNumbers(tuple(range(first, inputs)), tuple(range(inputs, len(shape))))
+
+
+def _muon_rate(declared: Declared) -> float:
+    """As Adam's, but for orthogonal updates brought to one root mean square, whose largest singular value is too large at a width.
+
+    It should go with sqrt(fan_out / fan_in) (Yang et al. 2023, arXiv:2310.17813, condition 1) and goes with the root of the larger.
+    """
+    if _matrix_axes(declared) is None:
+        return _adam_rate(declared)
+    base_in, base_out = declared.fan_in / declared.growth_in, declared.fan_out / declared.growth_out
+    larger = max(declared.fan_in, declared.fan_out) / max(base_in, base_out)
+    return math.sqrt(declared.growth_out / declared.growth_in / larger)

@@ -48,7 +48,8 @@ def test_initialisers_give_each_role_its_spread(sentence, stds):
 
 @pytest.mark.parametrize("sentence", [e.name for e in registry.entries("init")])
 def test_initialisers_follow_their_key(sentence):
-    sentence += {"normal": "(std=1)", "depth_scaled": "(base=normal(std=1), gain=2)"}.get(sentence, "")
+    needed = {"normal": "std=1", "depth_scaled": "base=normal(std=1), gain=2", "grown": "base=fan_in, width=2"}
+    sentence += f"({needed.get(sentence, '')})"
     for role in ("query", "embedding", "residual"):
         np.testing.assert_array_equal(initial(sentence, role), initial(sentence, role))
         assert not np.array_equal(initial(sentence, role), initial(sentence, role, key=jax.random.key(1)))

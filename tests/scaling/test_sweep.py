@@ -99,6 +99,16 @@ def test_the_page_runs(desk):
     )
 
 
+def test_coordinates_are_printed_and_drawn(desk):
+    words = "coordinates --config=gpt2:tiny --config.model.decoder=block --widths=32,16 --steps=1 --workdir=widths --json"
+    found = json.loads(run(desk, f"python -m taxonomy.sweep {words}"))
+    assert (found["widths"], found["figure"]) == ([16, 32], "widths/plots/coordinates.png")
+    assert (desk / found["figure"]).read_bytes().startswith(b"\x89PNG")
+    # The narrowest is the base, where both are one.
+    narrow = [[sizes[0] for sizes in found[name]["sizes"].values()] for name in ("standard", "mup")]
+    assert narrow[0] == narrow[1] and "logits" in found["mup"]["ratios"]
+
+
 def _check_study(desk, output):
     """The study of the page: planned, run, fitted, predicted and answered."""
     smoke = desk / "runs" / "smoke"
@@ -165,7 +175,8 @@ def test_a_study_survives_kills(desk):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "error: sweep: say one of plan, run, status, check, import, fit, plot, ask"),
+        ("coordinates --config=gpt2:tiny --widths=64,x", "error: --widths: expected a whole number of at least 1, got 'x'"),
+        ("", "error: sweep: say one of plan, run, status, check, import, fit, plot, ask, coordinates"),
         ("fits", "error: sweep: unknown command 'fits'; did you mean 'fit'?"),
         ("plan", "error: --study: required, for example --study=configs/sweeps/smoke.py"),
         ("plan --study=smok", "error: --study: no file"),
