@@ -2,17 +2,18 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from taxonomy import sharding
+from taxonomy import distributed, sharding
 from taxonomy.layers import routing
 from taxonomy.layers.params import Declared
 from taxonomy.model import Transformer, blank
@@ -122,10 +123,28 @@ class Trainer:
         stack.enter_context(nn.logical_axis_rules(sharding.flax_rules()))
         return stack
 
-    def put(self, batch: dict[str, Any]) -> Batch:
-        """A host's part of a batch as global arrays."""
+    def place(self, params: Any) -> Any:
+        """Parameters of which every process has all, as global arrays; those that are global already stay as they are."""
+        if not distributed.several():
+            return jax.device_put(params, self.shardings.params)
+
+        def one(leaf, place):
+            whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+            return jax.make_array_from_callback(leaf.shape, place, lambda index: np.asarray(leaf)[index]) if whole else leaf
+
+        return jax.tree.map(one, params, self.shardings.params)
+
+    def own(self, count: int) -> Sequence[int]:
+        """Which rows of a batch of so many this process reads."""
+        return sharding.own_rows(self.mesh, count)
+
+    def put(self, batch: dict[str, Any], count: int | None = None) -> Batch:
+        """Rows of a batch as global arrays: `own(count)` of it where `count` is given, otherwise all."""
         place = sharding.batch_sharding(self.mesh)
-        return {k: jax.make_array_from_process_local_data(place, v) for k, v in batch.items()}
+        if count is None:
+            count = len(next(iter(batch.values())))
+            batch = {k: v[np.asarray(self.own(count))] for k, v in batch.items()} if distributed.several() else batch
+        return {k: jax.make_array_from_process_local_data(place, v, (count, *v.shape[1:])) for k, v in batch.items()}
 
     def _create(self, key: jax.Array) -> TrainState:
         key, init_key = jax.random.split(key)

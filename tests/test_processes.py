@@ -1,0 +1,208 @@
+"""Several processes as one run: two of this machine, four simulated devices each, that meet, are killed, are stopped and go on."""
+
+import json
+import re
+import shutil
+import socket
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from training.commands import DRIVER, EIGHT, ROOT, STEPS, commands, ended, log, one_line, reproducible
+
+from taxonomy import config as config_lib
+from taxonomy.errors import PREEMPTED
+from taxonomy.training import checkpoints, loop
+
+CLUSTER = ROOT / "launch" / "local_cluster.sh"
+KILLED = 128 + 9
+# Stands for Python in the launcher: the second process runs the driver, which kills or stops it before a step.
+WRAPPER = """#!/bin/sh
+case "$*" in
+  *--process=1*) shift 2; exec {python} -c "$DRIVER" $ACTION "$@" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+# Restores an array over eight devices and says how much it read.
+READER = """
+import sys
+
+from absl import flags
+
+from taxonomy import distributed
+
+distributed.define_flags()
+flags.FLAGS(sys.argv[:1])
+distributed.join()
+
+import jax, tensorstore
+from jax.sharding import NamedSharding, PartitionSpec
+
+from taxonomy import sharding
+from taxonomy.training.checkpoints import Checkpoints
+
+place = NamedSharding(sharding.make_mesh("fsdp:8", jax.devices()), PartitionSpec(None, "fsdp"))
+params, meta = Checkpoints(sys.argv[1]).restore_params(print, {"w": place})
+(metric,) = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+print("read", metric["values"][0]["value"], params["w"].shape, meta["step"])
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    return commands(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def cluster(command, tmp_path_factory):
+    """Runs a command as two processes; the second is killed or stopped by `action` before a step."""
+    wrapper = tmp_path_factory.mktemp("wrapper") / "python"
+    wrapper.write_text(WRAPPER.format(python=sys.executable))
+    wrapper.chmod(0o755)
+
+    def run(*flags, action=None):
+        variables = {"PYTHON": sys.executable}
+        if action:
+            variables = {"PYTHON": str(wrapper), "DRIVER": DRIVER, "ACTION": action}
+        started = time.monotonic()
+        done = ended(command.start(CLUSTER, 2, 4, "--", *flags, "--heartbeat_seconds=30", program="bash", **variables))
+        print(f"{time.monotonic() - started:.1f} s", done.returncode, done.stdout, done.stderr, sep="\n")
+        return done
+
+    return run
+
+
+def config_of(command, changes):
+    """What the flags of a command say, read in this process."""
+    flags = dict(flag.removeprefix("--config.").split("=", 1) for flag in command.flags("none", changes)[2:])
+    return config_lib.load_config("llama:tiny", flags)
+
+
+def losses(workdir) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in reproducible(workdir)}
+
+
+def assert_same_losses(found, expected, steps):
+    assert set(steps) <= found.keys() & expected.keys()
+    np.testing.assert_allclose([found[s] for s in steps], [expected[s] for s in steps], rtol=1e-5)
+
+
+def assert_same_params(found, expected):
+    """Sums are added up in another order over processes."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_two_processes_are_one_run(cluster, command, tmp_path, monkeypatch):
+    """One is killed and the other ends too; both go on to the result of one process; then SIGTERM to one stops both."""
+    monkeypatch.setenv("TAXONOMY_CACHE", str(command.cache))
+    workdir, spread = tmp_path / "run", {"mesh": EIGHT}
+    flags = command.flags(workdir, spread)
+    before = checkpoints.Checkpoints(workdir)
+
+    killed = cluster(*flags, action=f"SIGKILL 7 {before.folder}")
+    assert killed.returncode == KILLED
+    assert "process 0 of 2: another process was lost" in killed.stderr
+    assert before.steps() == [4]
+
+    done = cluster(*flags)
+    assert done.returncode == 0 and f"resumed from step 4 of {workdir}" in done.stdout
+    # The first process speaks and writes for both.
+    assert all(line.startswith("[0] ") for line in done.stdout.splitlines())
+    assert [line["step"] for line in log(workdir)] == list(range(1, STEPS + 1))
+    assert json.loads((workdir / "manifest.json").read_text())["processes"] == 2
+    assert (workdir / "loss.png").is_file() and (workdir / "report.json").is_file()
+
+    # One process with the same devices has the same result, from the beginning, and from a checkpoint of the two.
+    alone = loop.train(config_of(command, spread), tmp_path / "alone")
+    assert_same_losses(losses(workdir), losses(tmp_path / "alone"), range(1, STEPS + 1))
+    held_out = [[line["validation_loss"] for line in log(w) if "validation_loss" in line] for w in (workdir, tmp_path / "alone")]
+    np.testing.assert_allclose(*held_out, rtol=1e-5)
+    assert_same_params(checkpoints.restore_params(workdir)[1], jax.tree.map(np.asarray, alone.state.params))
+    shutil.copytree(workdir, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "checkpoints" / str(STEPS))
+    loop.train(config_of(command, {"mesh": "fsdp:2,tensor:4"}), tmp_path / "other")
+    assert_same_losses(losses(tmp_path / "other"), losses(workdir), range(STEPS - 3, STEPS + 1))
+
+    rare = {"evaluation.every": "1000000 steps", "checkpoint.every": "1000000 steps", "train.log_every": 100000}
+    endless = command.flags(workdir, {**spread, **rare, "train.steps": 1000000})
+    stopped = cluster(*endless, action=f"SIGTERM {STEPS + 2} {before.folder}")
+    assert stopped.returncode == PREEMPTED
+    said = re.findall(r"^\[(\d)\] error: process \1 of 2: SIGTERM: saved step (\d+) to", stopped.stderr, re.MULTILINE)
+    last = before.steps()[-1]
+    assert sorted(said) == [("0", str(last)), ("1", str(last))] and last >= STEPS + 2
+
+    assert_evaluated_under_slurm(command, workdir)
+
+
+def together(processes):
+    """Processes that end together."""
+    try:
+        return [ended(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def assert_evaluated_under_slurm(command, workdir):
+    """Two processes that find each other by what Slurm says evaluate on another mesh; so does one process, of one device."""
+    slurm = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    words = ("-m", "taxonomy.evaluate", f"--workdir={workdir}", "--json", "--mesh=data:2,tensor:4")
+    first, second = together(
+        [command.start(*words, devices=4, **slurm, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)) for i in range(2)]
+    )
+    print(first, second)
+    assert first.returncode == second.returncode == 0
+    assert "{" not in second.stdout
+    (found,) = (json.loads(line) for line in first.stdout.splitlines() if line.startswith("{"))
+    alone = command.run("-m", "taxonomy.evaluate", f"--workdir={workdir}", "--json", "--mesh=data:1")
+    expected = json.loads(alone.stdout)
+    assert found["tokens"] == expected["tokens"]
+    np.testing.assert_allclose([found[k] for k in ("loss", "accuracy")], [expected[k] for k in ("loss", "accuracy")], rtol=1e-5)
+
+
+def test_a_process_reads_its_own_shards_alone(command, tmp_path, monkeypatch):
+    """Whatever device wrote the array. Its checksum, of both parts, is right."""
+    monkeypatch.setattr(checkpoints, "CHUNK", 2**18)
+    array = np.random.default_rng(0).standard_normal((1024, 4096), np.float32)
+    saved = checkpoints.Checkpoints(tmp_path, asynchronous=False)
+    saved.save(3, {"params": {"w": jax.numpy.asarray(array)}}, {"config": {}})
+    saved.close()
+    where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    done = together([command.start("-c", READER, tmp_path, devices=4, **where, JAX_PROCESS_ID=str(i)) for i in range(2)])
+    for one in done:
+        (line,) = (line for line in one.stdout.splitlines() if line.startswith("read "))
+        assert line.endswith("(1024, 4096) 3") and one.returncode == 0, one
+        assert 0.3 < int(line.split()[1]) / array.nbytes < 0.7
+
+
+PORT = "--coordinator=127.0.0.1:1"
+MISTAKES = {
+    "one flag": ([PORT], "--coordinator: given without --processes (or JAX_NUM_PROCESSES) and --process (or JAX_PROCESS_ID)"),
+    "two flags": (["--processes=2", "--process=0"], "--processes: given without --coordinator (or JAX_COORDINATOR_ADDRESS)"),
+    "out of range": ([PORT, "--processes=2", "--process=2"], "--process: allowed are 0 to 1 with --processes=2, got 2"),
+    "no port": (["--coordinator=here", "--processes=2", "--process=0"], "--coordinator: expected HOST:PORT, such as"),
+    "nobody there": (
+        [PORT, "--processes=2", "--process=1", "--join_seconds=2"],
+        "--coordinator: the 2 processes did not all meet at 127.0.0.1:1 within 2 s",
+    ),
+}
+
+
+@pytest.mark.parametrize(("flags", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(command, tmp_path, flags, said):
+    done = command.run("-m", "taxonomy.train", *command.flags(tmp_path / "never"), *flags)
+    assert done.returncode == 2 and said in one_line(done)
+    assert not (tmp_path / "never").exists()
