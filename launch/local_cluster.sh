@@ -42,19 +42,28 @@ signal_all() {
   done
 }
 
+one_of_them() {
+  export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices
+  local number=$1
+  shift
+  exec "$python" -m "taxonomy.$command" "--coordinator=127.0.0.1:$port" "--processes=$processes" "--process=$number" "$@"
+}
+
 asked=0
 trap stop_all INT TERM
 trap 'signal_all KILL; rm -rf "$pipes"' EXIT
 
 for ((i = 0; i < processes; i++)); do
   mkfifo "$pipes/$i.out" "$pipes/$i.err"
+  # What the collectives' library says of its connections is left out, and with it the empty lines of all but the first process.
+  quiet='/peer ranks/d'
+  [[ $i -eq 0 ]] || quiet+=';/^$/d'
   # Signals of the terminal are for the processes: their last words are still read.
-  (trap '' INT TERM; exec sed -u -e '/^\[Gloo\] Rank /d' -e "s/^/[$i] /") <"$pipes/$i.out" &
+  (trap '' INT TERM; exec sed -u -e "$quiet" -e "s/^/[$i] /") <"$pipes/$i.out" &
   readers+=($!)
   (trap '' INT TERM; exec sed -u "s/^/[$i] /") <"$pipes/$i.err" >&2 &
   readers+=($!)
-  JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices "$python" -m "taxonomy.$command" \
-    "--coordinator=127.0.0.1:$port" "--processes=$processes" "--process=$i" "$@" >"$pipes/$i.out" 2>"$pipes/$i.err" &
+  one_of_them "$i" "$@" >"$pipes/$i.out" 2>"$pipes/$i.err" &
   running+=($!)
 done
 

@@ -7,6 +7,7 @@ told the coordinator's address, how many processes there are and which of them i
 import glob
 import hashlib
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -64,27 +65,45 @@ def join(saves: bool = True) -> None:
         return
     import jax
 
+    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     who = {"coordinator_address": _given(*ADDRESS)}
     if where is not None:
         who |= {"num_processes": where[1], "process_id": where[2], "cluster_detection_method": "deactivate"}
+    met = _expected(f"the {where[1]} processes" if where else "the cluster's processes", who["coordinator_address"])
     try:
         jax.distributed.initialize(
             **who,
-            initialization_timeout=given.join_seconds,
+            initialization_timeout=given.join_seconds + SECONDS_TO_LEAVE,
             heartbeat_timeout_seconds=given.heartbeat_seconds,
             shutdown_timeout_seconds=SECONDS_FOR_THE_LAST,
         )
-    except Exception as e:  # of many kinds: names not resolved, ports taken, nobody there, a cluster's own service
+    except Exception as e:  # of many kinds: names not resolved, ports taken, a cluster's own service
         if where is None and "coordinator_address should be defined" in str(e):
             return  # JAX found no cluster after all
         _stranded = True
-        met = f"the {where[1]} processes did not all meet at {where[0]}" if where else "the cluster's processes did not all meet"
         reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
-        hint = "are all started, and can they reach that port?" if where else "--distributed=off runs this one alone"
-        raise UserError(f"--coordinator: {met} within {given.join_seconds} s ({reason}); {hint}") from None
+        hint = "" if where else "; --distributed=off runs this one alone"
+        raise UserError(f"--coordinator: the processes cannot meet ({reason}){hint}") from None
+    finally:
+        met.set()
     _place = jax.process_index(), jax.process_count()
     if not saves:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _expected(who: str, address: str | None) -> threading.Event:
+    """Ends this process with an error unless the event that is given back is set in time. JAX itself would abort."""
+    met, seconds = threading.Event(), flags.FLAGS.join_seconds
+
+    def wait():
+        if not met.wait(seconds):
+            place = f" at {address}" if address else ""
+            hint = "all have to be started, and to reach that place; --join_seconds is how long they wait"
+            print(f"error: --coordinator: {who} did not all meet{place} within {seconds} s: {hint}", file=sys.stderr, flush=True)
+            os._exit(HUNG)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return met
 
 
 def told() -> tuple[str, int, int] | None:

@@ -77,7 +77,7 @@ class Commands:
         overrides = {"data.source": f"text(glob='{self.corpus}/*.txt')", **RUN, **dict(changes)}
         return [f"--config={page}", f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in overrides.items())]
 
-    def start(self, *arguments, devices: int = 1, program=sys.executable, **variables: str) -> subprocess.Popen:
+    def start(self, *arguments, devices: int = 1, program=sys.executable, **variables) -> subprocess.Popen:
         """A process, of Python if nothing else is said, on simulated devices that shares the tests' compilation cache."""
         environment = {
             **os.environ,
@@ -87,7 +87,7 @@ class Commands:
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            **variables,
+            **{name: str(value) for name, value in variables.items()},
         }
         words = [str(program), *map(str, arguments)]
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
