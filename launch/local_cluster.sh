@@ -6,8 +6,9 @@
 #   launch/local_cluster.sh 2 4 -- evaluate --workdir=runs/cluster
 #
 # COMMAND is train, or evaluate. Lines begin with the number of their process. Ctrl-C, or SIGTERM, asks all to save and stop; a
-# second one ends them. The exit code is that of the first process that failed: 42 when all saved and stopped. The others of a
-# process that failed have GRACE seconds (60) to end by themselves. PYTHON names another interpreter.
+# second one ends them. The exit code is that of the process that failed, 42 when all saved and stopped; 134 says that another one
+# was lost, so it gives way to what that one says. The others of a process that failed have GRACE seconds (60) to end by themselves.
+# PYTHON names another interpreter.
 set -euo pipefail
 
 usage() {
@@ -67,7 +68,7 @@ for ((i = 0; i < processes; i++)); do
   running+=($!)
 done
 
-code=0 failed_at=
+code=0 failed_at='' ended=''
 while [[ ${#running[@]} -gt 0 ]]; do
   still=()
   for pid in "${running[@]}"; do
@@ -77,12 +78,13 @@ while [[ ${#running[@]} -gt 0 ]]; do
     fi
     result=0
     wait "$pid" || result=$?
-    if [[ $result -ne 0 && -z $failed_at ]]; then
-      code=$result failed_at=$SECONDS
+    if [[ $result -ne 0 && -z $ended && ($code -eq 0 || $code -eq 134) ]]; then
+      code=$result failed_at=${failed_at:-$SECONDS}
     fi
   done
   running=(${still[@]+"${still[@]}"})
   if [[ -n $failed_at && $((SECONDS - failed_at)) -ge ${GRACE:-60} ]]; then
+    ended=yes
     signal_all KILL
   fi
   [[ ${#running[@]} -eq 0 ]] || sleep 0.2

@@ -48,6 +48,13 @@ params, meta = Checkpoints(sys.argv[1]).restore_params(print, {"w": place})
 (metric,) = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
 print("read", metric["values"][0]["value"], params["w"].shape, meta["step"])
 """
+# Stands for Python too: a process does what DO_0 or DO_1 says.
+PUPPET = """#!/bin/sh
+[ "$1" = -c ] && { echo 1; exit; }
+for word; do case $word in --process=*) number=${word#*=} ;; esac; done
+echo "$@"
+eval "eval \\"\\$DO_$number\\""
+"""
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +115,54 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+@pytest.fixture
+def puppets(command, tmp_path):
+    """Starts the launcher with two processes that do as they are told."""
+    puppet = tmp_path / "puppet"
+    puppet.write_text(PUPPET)
+    puppet.chmod(0o755)
+
+    def start(zero, one, *words):
+        how = {"PYTHON": puppet, "DO_0": zero, "DO_1": one, "GRACE": 1}
+        return command.start(CLUSTER, *(words or ("2", "4", "--", "--flag=a b")), program="bash", **how)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("zero", "one", "code"),
+    [
+        ("exit 0", "exit 0", 0),
+        ("exit 0", "exit 3", 3),
+        ("exit 42", "exit 42", 42),
+        ("exit 134", "kill -KILL $$", KILLED),
+        ("exit 2", "exec sleep 600", 2),
+        ("exec sleep 600", "exit 134", 134),
+    ],
+)
+def test_the_launcher_ends_as_the_process_that_failed(puppets, zero, one, code):
+    done = ended(puppets(zero, one))
+    assert done.returncode == code
+    said = {f"[{i}] -m taxonomy.train --coordinator=127.0.0.1:1 --processes=2 --process={i} --flag=a b" for i in range(2)}
+    assert set(done.stdout.splitlines()) == said
+
+
+def test_the_launcher_passes_on_that_it_is_to_stop(puppets):
+    until_asked = "trap 'echo asked; exit 42' TERM; echo ready; while :; do sleep 0.1; done"
+    process = puppets(until_asked, until_asked, "2", "1", "--", "evaluate", "--workdir=x")
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert sum("-m taxonomy.evaluate" in line for line in lines) == sum("ready" in line for line in lines) == 2
+    process.terminate()
+    done = ended(process)
+    assert done.returncode == PREEMPTED and sorted(done.stdout.splitlines()) == ["[0] asked", "[1] asked"]
+
+
+@pytest.mark.parametrize("words", [["2"], ["0", "4", "--", "--x"], ["2", "4", "--x", "y"], ["2", "4", "--", "describe"]])
+def test_the_launcher_says_how_it_is_used(puppets, words):
+    done = ended(puppets("exit 0", "exit 0", *words))
+    assert done.returncode == 2 and done.stderr.startswith("launch/local_cluster.sh PROCESSES DEVICES -- [COMMAND] FLAGS...\n")
 
 
 def test_two_processes_are_one_run(cluster, command, tmp_path, monkeypatch):
