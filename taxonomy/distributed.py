@@ -7,6 +7,7 @@ told the coordinator's address, how many processes there are and which of them i
 import glob
 import hashlib
 import importlib.util
+import itertools
 import logging
 import os
 import signal
@@ -28,12 +29,13 @@ ADDRESS = ("coordinator", "JAX_COORDINATOR_ADDRESS")
 COUNT = ("processes", "JAX_NUM_PROCESSES")
 INDEX = ("process", "JAX_PROCESS_ID")
 SECONDS_TO_LEAVE = 30  # that a process which failed waits for others to fail as well
-SECONDS_FOR_THE_LAST = 3600  # that a process which is done waits for the first one's report
+SECONDS_FOR_THE_LAST = 3600  # that processes wait for one that prepares data, compiles or makes the report
 INTERRUPTED = 130
 # Errors of JAX's that a process makes by itself; it sees others go by any other.
 ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 _place: tuple[int, int] | None = None  # which process this is and how many there are, once they have met
+_waits = itertools.count()
 _stranded = False  # whether it waited for others in vain
 
 
@@ -172,12 +174,26 @@ def label() -> str:
     return "process {} of {}: ".format(*_place) if several() else ""
 
 
+def wait() -> None:
+    """Waits until all processes are here, however long that takes, unless one of them is lost.
+
+    Before they compute together for the first time: processes on CPUs give up on each other when one is half a minute late, as
+    they are when one compiles and another finds the program in its cache.
+    """
+    if several():
+        from orbax.checkpoint import multihost
+
+        everyone = set(range(_place[1]))
+        multihost.sync_global_processes(f"wait {next(_waits)}", processes=everyone, timeout=SECONDS_FOR_THE_LAST)
+
+
 def gathered(own: "np.ndarray") -> "np.ndarray":
     """The arrays of all processes, of one type and shape, [processes, ...]."""
     if not several():
         return own[None]
     from jax.experimental import multihost_utils
 
+    wait()
     return multihost_utils.process_allgather(own).reshape(-1, *own.shape)
 
 

@@ -68,6 +68,7 @@ class Trainer:
             in_shardings=(self.shardings, batch, None),
             out_shardings=(self.shardings, replicated),
         )
+        self._compiled: dict[Any, Any] = {}
         self._evaluate = jax.jit(self._sums, in_shardings=(self.shardings.params, batch), out_shardings=replicated)
 
     def _state_shardings(self) -> TrainState:
@@ -86,23 +87,30 @@ class Trainer:
 
     def init(self, seed: int) -> TrainState:
         """A new state, each array created where it lives."""
-        with self.scope():
-            return self._init(jax.random.key(seed))
+        return self._call(self._init, jax.random.key(seed))
 
     def beginning(self, state: TrainState, params: Any) -> TrainState:
         """The state with other parameters, which are placed already, and a fresh optimizer."""
-        with self.scope():
-            return state.replace(params=params, opt_state=self._fresh(params))
+        return state.replace(params=params, opt_state=self._call(self._fresh, params))
 
     def step(self, state: TrainState, batch: Batch, learning_rate: float, microbatches: int = 1) -> tuple[TrainState, dict]:
         """One update; the state is donated. Metrics stay on the device, those of `parts` [parts] as sums."""
-        with self.scope():
-            return self._step(state, batch, jnp.float32(learning_rate), microbatches)
+        return self._call(self._step, state, batch, jnp.float32(learning_rate), static=(microbatches,))
 
     def evaluate(self, params: Any, batch: Batch) -> Sums:
         """Sums of the plain loss over a batch, [parts] but for `loss`, without an update."""
+        return self._call(self._evaluate, params, batch)
+
+    def _call(self, function: Any, *arguments: Any, static: tuple = ()) -> Any:
+        """Calls a compiled function; several processes begin with it when all have compiled it."""
         with self.scope():
-            return self._evaluate(params, batch)
+            if not distributed.several():
+                return function(*arguments, *static)
+            key = function, static, tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+            if key not in self._compiled:
+                self._compiled[key] = function.lower(*arguments, *static).compile()
+                distributed.wait()
+            return self._compiled[key](*arguments)
 
     def trace(self, batch: Batch, microbatches: int = 1) -> Any:
         """The step traced for abstract arrays, on a mesh that may be abstract: for plans."""
