@@ -9,6 +9,7 @@ import ml_collections
 from absl import app, flags
 
 from taxonomy import config as config_lib
+from taxonomy import distributed
 from taxonomy.errors import BAD_INPUT, UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run lives, such as runs/quickstart.")
@@ -25,8 +26,13 @@ def run(main: Callable[[list[str]], None]) -> None:
         try:
             main(argv)
         except UserError as e:
-            print(f"error: {e}", file=sys.stderr)
+            print(f"error: {distributed.label()}{e}", file=sys.stderr)
+            distributed.leave(e.exit_code)
             sys.exit(e.exit_code)
+        except (Exception, KeyboardInterrupt) as e:
+            if distributed.several():
+                distributed.fail(e)
+            raise
 
     app.run(guarded, flags_parser=_parse)
 

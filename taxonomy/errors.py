@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
+# The last: a step does not end, or another process is gone; tried again like 42.
 DONE, BAD_INPUT, DIVERGED, NO_CHECKPOINT, PREEMPTED, HUNG = 0, 2, 3, 4, 42, 134
 
 

@@ -1,7 +1,8 @@
 """Evaluates the newest good checkpoint of a workdir on held-out text: python -m taxonomy.evaluate --workdir=runs/quickstart
 
 Of pairs it also scores greedy answers: --metrics="accuracy, bleu", by default those of the config. With --tasks="next_name, sums"
-it asks tasks instead: those made here, with their arguments, or any of lm_eval by its name.
+it asks tasks instead: those made here, with their arguments, or any of lm_eval by its name. On several hosts the same command is
+started on each, see `taxonomy.distributed`; answers and tasks are for one.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from taxonomy import cli
+from taxonomy import cli, distributed
 from taxonomy.errors import UserError
 
 _SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "test"], "The held-out split.")
@@ -27,6 +28,7 @@ _FEWSHOT = flags.DEFINE_integer(
 )
 _LIMIT = flags.DEFINE_integer("limit", None, "Of --tasks: questions of each task at most.", lower_bound=1)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object.")
+distributed.define_flags()
 _COUNTS = {"documents": 9, "shots": 5}
 
 
@@ -36,6 +38,7 @@ def main(argv: list[str]) -> None:
     if _TASKS.value is not None:
         _ask(workdir)
         return
+    distributed.join(saves=False)
     import jax
 
     from taxonomy import config as config_lib
@@ -44,9 +47,7 @@ def main(argv: list[str]) -> None:
     from taxonomy.training.parts import apart
     from taxonomy.training.plan import make_plan
 
-    config, params = checkpoints.restore_params(workdir)
-    tokenizer = checkpoints.restore_tokenizer(workdir)
-    config = config.copy_and_resolve_references().unlock()
+    config = checkpoints.saved_config(workdir).copy_and_resolve_references().unlock()
     given = {
         "data.source": _SOURCE.value,
         "mesh": _MESH.value,
@@ -57,11 +58,14 @@ def main(argv: list[str]) -> None:
         if value is not None:
             config_lib.assign(config, key, value)
     plan = make_plan(config, jax.device_count())
-    prepared = loop.prepare_data(config, say=lambda line: None, tokenizer=tokenizer, splits=(_SPLIT.value,))
     trainer = loop.make_trainer(plan)
-    params = jax.device_put(params, trainer.shardings.params)
+    _, params = checkpoints.restore_params(workdir, trainer.shardings.params)
+    tokenizer = checkpoints.restore_tokenizer(workdir)
+    prepared = loop.prepare_data(config, say=lambda line: None, tokenizer=tokenizer, splits=(_SPLIT.value,))
     result = loop.evaluate(trainer, params, prepared, plan, _TOKENS.value, split=_SPLIT.value)
-    if config.evaluation.metrics:
+    if not distributed.first():
+        return
+    if config.evaluation.metrics and not distributed.several():
         said = answers.answer(plan, params, prepared, config.evaluation.pairs, _SPLIT.value)
         result |= {"pairs": len(said), "scores": answers.scores(config.evaluation.metrics, said)}
     if _JSON.value:
@@ -81,6 +85,8 @@ def main(argv: list[str]) -> None:
 def _refuse_together() -> None:
     """Raises UserError for flags of which one says nothing beside the other."""
     tasks = _TASKS.value is not None
+    if (tasks or _METRICS.value) and distributed.told():
+        raise UserError(f"--{'tasks' if tasks else 'metrics'}: asked by one process; --coordinator says that there are several")
     for flag in (_SPLIT, _TOKENS, _SOURCE, _METRICS, _PAIRS, _MESH) if tasks else (_FEWSHOT, _LIMIT):
         if flag.value != flag.default:
             raise UserError(f"--{flag.name}: {'not with' if tasks else 'only with'} --tasks")

@@ -7,6 +7,7 @@ Parameters and activations name what their dimensions mean; only this file knows
     fsdp      parts of the batch and of the parameters   expert     parts of the batch; different experts
 """
 
+import collections
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -14,11 +15,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from taxonomy.errors import UserError, nearest
 
 MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor", "expert")
+# The axes that may go across slices, between which the network is slow, the best ones first.
+ACROSS_SLICES = ("replica", "data", "fsdp", "expert")
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("replica", "data", "fsdp", "expert"),
@@ -82,7 +87,31 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     sizes = parse_mesh(text, len(devices))
     # Linen's logical constraints need Auto axes; jax.make_mesh would take Explicit ones.
     types = (AxisType.Auto,) * len(MESH_AXES)
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+        return Mesh(over_slices(sizes, devices), MESH_AXES, axis_types=types)
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
+
+
+def over_slices(sizes: dict[str, int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of several slices in the shape of a mesh: what goes from slice to slice is what is seldom sent.
+
+    The axes of `ACROSS_SLICES` take the slices, the first as many as it can. Raises UserError when they cannot take all.
+    """
+    left = slices = len({device.slice_index for device in devices})
+    outer = dict.fromkeys(sizes, 1)
+    for axis in ACROSS_SLICES:
+        outer[axis] = math.gcd(sizes[axis], left)
+        left //= outer[axis]
+    if left > 1:
+        given = ",".join(f"{axis}:{size}" for axis, size in sizes.items() if size > 1)
+        raise UserError(
+            f"config.mesh: {given!r} does not divide over {slices} slices; only {', '.join(ACROSS_SLICES)} may go across slices, "
+            f"as with replica:{slices}"
+        )
+    inner = [size // outer[axis] for axis, size in sizes.items()]
+    # As jax.make_mesh does for the devices of one slice.
+    split = devices[0].device_kind in ("TPU v5 lite", "TPU v5e")
+    return mesh_utils.create_hybrid_device_mesh(inner, list(outer.values()), devices, allow_split_physical_axes=split)
 
 
 def devices_of(text: str) -> int:
@@ -198,3 +227,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_divisor(mesh: Mesh) -> int:
     """Every batch must be a multiple of this many sequences."""
     return math.prod(mesh.shape[a] for a in RULES["batch"])
+
+
+@functools.lru_cache(maxsize=64)
+def own_rows(mesh: Mesh, count: int) -> Sequence[int]:
+    """The rows of a batch of `count` that this process has to read, because its devices hold them; ascending.
+
+    All of them where the rows of two processes overlap and are not the same.
+    """
+    held = collections.defaultdict(set)
+    for device, (rows,) in NamedSharding(mesh, PartitionSpec(RULES["batch"])).devices_indices_map((count,)).items():
+        held[device.process_index].update(range(*rows.indices(count)))
+    apart = sum(map(len, set(map(frozenset, held.values())))) == count
+    return sorted(held[jax.process_index()]) if apart else range(count)

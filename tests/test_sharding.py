@@ -1,5 +1,6 @@
 """Meshes and partitions, and that a step on many devices is the step on one."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -7,7 +8,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from training.common import RATE, SMOOTH, assert_trees_close, start, trainer_of, uneven_batch
 
 from taxonomy import config as config_lib
@@ -105,6 +106,65 @@ def test_a_collision_names_both_axes():
     declared = {"odd": Declared(jax.ShapeDtypeStruct((4, 4), "float32"), ("embed", "embed"))}
     with pytest.raises(UserError, match=r"axes 'embed' and 'embed' of \['odd'\] both map to mesh axis 'fsdp'"):
         sharding.parameter_shardings(declared, cube())
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What is asked of a device that is not there."""
+
+    id: int
+    slice_index: int = 0
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "slices", "across"),
+    [
+        ("replica:2,fsdp:4,tensor:2", 2, {"replica": 2}),
+        ("data:2,tensor:8", 2, {"data": 2}),
+        ("data:-1", 4, {"data": 4}),
+        ("replica:2,data:4,tensor:2", 4, {"replica": 2, "data": 2}),
+        ("fsdp:4,tensor:4", 2, {"fsdp": 2}),
+        ("expert:16", 8, {"expert": 8}),
+    ],
+)
+def test_slices_are_taken_by_the_axes_that_send_little(text, slices, across):
+    sizes = sharding.parse_mesh(text, 16)
+    grid = sharding.over_slices(sizes, [Device(i, slice_index=i % slices) for i in range(16)])
+    assert grid.shape == tuple(sizes.values()) and len({device.id for device in grid.flat}) == 16
+    slice_of = np.vectorize(lambda device: device.slice_index)(grid)
+    for axis, size in enumerate(sizes.values()):
+        outer = across.get(sharding.MESH_AXES[axis], 1)
+        # The slices along an axis, and inside one of its parts that are in one slice.
+        parts = np.split(slice_of, outer, axis)
+        assert all((part == part.take([0], axis)).all() for part in parts), (axis, size)
+        assert outer == 1 or (parts[0].take([0], axis) != parts[1].take([0], axis)).all()
+
+
+def test_a_mesh_that_does_not_divide_over_slices_is_told_in_a_line():
+    devices = [Device(i, slice_index=i // 4) for i in range(8)]
+    with pytest.raises(UserError, match=r"config.mesh: 'tensor:8' does not divide over 2 slices; .* as with replica:2"):
+        sharding.make_mesh("tensor:8", devices)
+
+
+@pytest.mark.parametrize(
+    ("text", "process_of", "rows"),
+    [
+        ("fsdp:8", (0, 0, 0, 0, 1, 1, 1, 1), [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("fsdp:4,tensor:2", (0, 0, 1, 1, 0, 0, 1, 1), [0, 1, 2, 3, 8, 9, 10, 11]),
+        ("tensor:8", (0, 0, 0, 0, 1, 1, 1, 1), list(range(16))),
+        ("fsdp:4,tensor:2", (0, 1, 0, 1, 0, 1, 0, 1), list(range(16))),
+        # Rows that overlap and are not the same: every process reads all.
+        ("fsdp:4,tensor:2", (0, 0, 0, 1, 1, 1, 1, 0), list(range(16))),
+    ],
+)
+def test_a_process_reads_the_rows_that_its_devices_hold(text, process_of, rows):
+    devices = [Device(i, process_index=process) for i, process in enumerate(process_of)]
+    sizes = sharding.parse_mesh(text, 8)
+    mesh = Mesh(np.array(devices).reshape(tuple(sizes.values())), sharding.MESH_AXES)
+    assert list(sharding.own_rows(mesh, 16)) == rows
 
 
 def test_batches_stand_over_all_batch_axes():

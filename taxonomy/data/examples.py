@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from taxonomy.data.pipeline import Batch, ahead, share, shuffled
+from taxonomy.data.pipeline import Batch, Own, ahead, chosen, shuffled
 from taxonomy.data.tokenizers import Tokenizer
 from taxonomy.errors import UserError
 from taxonomy.objectives.objective import Example, Lengths, Objective, Specials, ints
@@ -73,12 +73,9 @@ class Examples:
         """Examples in an epoch."""
         return len(self._rows)
 
-    def batch(self, first: int, count: int, host: int = 0, hosts: int = 1) -> Batch:
-        """Examples first..first+count of the stream, or the part of them that falls to one host.
-
-        Arrays [count/hosts, ...]; the hosts' arrays concatenated are the arrays of a single host.
-        """
-        return self.rows(share(first, count, host, hosts))
+    def batch(self, first: int, count: int, own: Own = range) -> Batch:
+        """Examples first..first+count of the stream, [count, ...], or those of them that are this process's own."""
+        return self.rows(chosen(first, count, own))
 
     def rows(self, indices: Iterable[int]) -> Batch:
         """These examples of the stream."""
@@ -90,9 +87,9 @@ class Examples:
         texts = [self._tokens_N[begin:stop] for begin, stop in places]
         return side_by_side([self._objective.example(text, generator, self._specials, self._lengths) for text in texts])
 
-    def stream(self, schedule: Iterable[tuple[int, int]], host: int = 0, hosts: int = 1, prefetch: int = 2) -> Iterator[Batch]:
+    def stream(self, schedule: Iterable[tuple[int, int]], own: Own = range, prefetch: int = 2) -> Iterator[Batch]:
         """The batches of a schedule of (first, count), see `pipeline.ahead`."""
-        return ahead(lambda first, count: self.batch(first, count, host, hosts), schedule, prefetch)
+        return ahead(lambda first, count: self.batch(first, count, own), schedule, prefetch)
 
 
 def evaluation_examples(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from taxonomy import registry, weights
-from taxonomy.data.pipeline import Batch, ahead, share
+from taxonomy.data.pipeline import Batch, Own, ahead, chosen
 from taxonomy.data.prepare import Existing, Prepared, learned, prepare, train_texts
 from taxonomy.data.storage import Split, digest
 from taxonomy.data.tokenizers import sample_blocks
@@ -152,13 +152,13 @@ class Mixed:
                 whole[rows] = array
         return batch
 
-    def batch(self, first: int, count: int, host: int = 0, hosts: int = 1) -> Batch:
-        """Examples first..first+count of the stream, or the part of them that falls to one host."""
-        return self.rows(share(first, count, host, hosts))
+    def batch(self, first: int, count: int, own: Own = range) -> Batch:
+        """Examples first..first+count of the stream, or those of them that are this process's own."""
+        return self.rows(chosen(first, count, own))
 
-    def stream(self, schedule: Iterable[tuple[int, int]], host: int = 0, hosts: int = 1, prefetch: int = 2) -> Iterator[Batch]:
+    def stream(self, schedule: Iterable[tuple[int, int]], own: Own = range, prefetch: int = 2) -> Iterator[Batch]:
         """The batches of a schedule of (first, count), see `pipeline.ahead`."""
-        return ahead(lambda first, count: self.batch(first, count, host, hosts), schedule, prefetch)
+        return ahead(lambda first, count: self.batch(first, count, own), schedule, prefetch)
 
     def epochs(self, examples: int) -> list[float]:
         """How often each part is gone through in so many examples."""

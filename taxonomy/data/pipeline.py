@@ -13,6 +13,8 @@ import numpy as np
 from taxonomy.errors import UserError
 
 Batch = dict[str, np.ndarray]
+# Which rows of a batch of so many a process reads; `range`, of a run in one process, is all of them.
+Own = Callable[[int], Iterable[int]]
 
 
 class Windows:
@@ -37,12 +39,9 @@ class Windows:
         """Windows in an epoch."""
         return max(0, len(self._tokens_N) - 1) // self.context
 
-    def batch(self, first: int, count: int, host: int = 0, hosts: int = 1) -> Batch:
-        """Sequences first..first+count of the stream, or the part of them that falls to one host.
-
-        Arrays are int32 [count/hosts, context]; the hosts' arrays concatenated are the arrays of a single host.
-        """
-        return self.rows(share(first, count, host, hosts))
+    def batch(self, first: int, count: int, own: Own = range) -> Batch:
+        """Sequences first..first+count of the stream, int32 [count, context], or those of them that are this process's own."""
+        return self.rows(chosen(first, count, own))
 
     def rows(self, indices: Iterable[int]) -> Batch:
         """These sequences of the stream."""
@@ -50,9 +49,9 @@ class Windows:
         place_BW = windows_B[:, None] * self.context + np.arange(self.context + 1)
         return split_window(self._tokens_N[place_BW], self.document_start)
 
-    def stream(self, schedule: Iterable[tuple[int, int]], host: int = 0, hosts: int = 1, prefetch: int = 2) -> Iterator[Batch]:
+    def stream(self, schedule: Iterable[tuple[int, int]], own: Own = range, prefetch: int = 2) -> Iterator[Batch]:
         """The batches of a schedule of (first, count), see `ahead`."""
-        return ahead(lambda first, count: self.batch(first, count, host, hosts), schedule, prefetch)
+        return ahead(lambda first, count: self.batch(first, count, own), schedule, prefetch)
 
 
 def ahead(batch: Callable[[int, int], Batch], schedule: Iterable[tuple[int, int]], prefetch: int) -> Iterator[Batch]:
@@ -83,12 +82,11 @@ def shuffled(items: int, seed: int) -> Sequence[int]:
     return grain.MapDataset.range(items).seed(seed).shuffle().repeat(None)
 
 
-def share(first: int, count: int, host: int, hosts: int) -> range:
-    """The part of the sequences first..first+count that falls to one host. Raises ValueError when there is no such part."""
-    if first < 0 or count < 1 or count % hosts or not 0 <= host < hosts:
-        raise ValueError(f"batch(first={first}, count={count}, host={host}, hosts={hosts}): hosts must divide count evenly")
-    part = count // hosts
-    return range(first + host * part, first + (host + 1) * part)
+def chosen(first: int, count: int, own: Own) -> list[int]:
+    """Those of the sequences first..first+count that are a process's own. Raises ValueError when there is no such batch."""
+    if first < 0 or count < 1:
+        raise ValueError(f"batch(first={first}, count={count}): a batch has at least one sequence, and none before the first")
+    return [first + row for row in own(count)]
 
 
 def split_window(window_BW: np.ndarray, document_start: int) -> Batch:

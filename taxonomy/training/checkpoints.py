@@ -1,7 +1,8 @@
 """Checkpoints: state, position in the data and config in one Orbax composite, checked when they are read back.
 
-A step directory commits as a whole or not at all. Each array's sha256 is stored with it, because Orbax does not notice a flipped
-bit; a damaged step is moved to `quarantine/` and the one before it is used.
+A step directory commits as a whole or not at all. A checksum of each array is stored with it, because Orbax does not notice a
+flipped bit; a damaged step is moved to `quarantine/` and the one before it is used. Of several processes each writes and reads
+its own shards, and all take the same step.
 """
 
 import contextlib
@@ -23,10 +24,12 @@ import ml_collections
 import numpy as np
 
 from taxonomy import config as config_lib
+from taxonomy import distributed
 from taxonomy.errors import NoCheckpoint, UserError
 
 FOLDER = "checkpoints"
 QUARANTINE = "quarantine"
+CHUNK = 64 * 2**20  # bytes that are read at once, so that a device which has a part of an array does not read all of it
 SECONDS_TO_END = 0.3  # what abandoned reads are given
 # Keys that decide what the arrays mean or which data comes next; the others may change when a run is resumed.
 FROZEN_KEYS = (
@@ -52,6 +55,13 @@ def _orbax():
     return ocp
 
 
+def _reader(handler: Callable[..., Any]) -> Any:
+    """Reads without waiting for other processes, so that one of them may fail."""
+    ocp, own = _orbax(), jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    return ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """When one array cannot be read, the reads beside it are abandoned and print tracebacks as they end. One line is enough."""
@@ -66,15 +76,49 @@ def _quietly() -> Iterator[None]:
             raise
 
 
-def digests(tree: Any) -> dict[str, str]:
-    """sha256 of every array, by path. Arrays must be addressable from this process."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(np.asarray(leaf))
-        found[jax.tree_util.keystr(path)] = hashlib.sha256(array.tobytes()).hexdigest()
-    return found
+def checksums(tree: Any) -> dict[str, str]:
+    """A checksum of every array, by path, that depends on its elements alone: not on devices and processes it is laid out over.
+
+    It is the sum of the elements' bits modulo 2^64, each times an odd number that belongs to its place. So no change of a single
+    element goes unnoticed, and parts may be added up in any order.
+    """
+    leaves, partial = jax.tree_util.tree_flatten_with_path(tree)[0], []
+    sums_L = np.zeros(len(leaves), np.uint64)
+    for number, (_, leaf) in enumerate(leaves):
+        partial.append(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable)
+        sums_L[number] = np.sum([_weighed(part, index) for part, index in _parts(leaf)], dtype=np.uint64)
+    if any(partial):
+        all_PL = distributed.gathered(sums_L.view(np.uint32)).view(np.uint64)
+        sums_L = np.where(partial, all_PL.sum(0, dtype=np.uint64), sums_L)
+    return {jax.tree_util.keystr(path): f"{int(one):016x}" for (path, _), one in zip(leaves, sums_L, strict=True)}
+
+
+def _parts(leaf: Any) -> Iterator[tuple[np.ndarray, tuple[slice, ...]]]:
+    """The parts of an array that this process answers for, and where they are."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if not isinstance(leaf, jax.Array):
+        yield np.asarray(leaf), (slice(None),) * leaf.ndim
+        return
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            yield np.asarray(shard.data), shard.index
+
+
+def _weighed(part: np.ndarray, index: tuple[slice, ...]) -> np.uint64:
+    bits = np.asarray(part, order="C").view(f"u{part.dtype.itemsize}")
+    for axis in reversed(range(part.ndim)):
+        first = index[axis].start or 0
+        bits = np.einsum("...i,i->...", bits, _odd(axis, first, first + part.shape[axis]), dtype=np.uint64)
+    return np.uint64(bits)
+
+
+def _odd(axis: int, first: int, last: int) -> np.ndarray:
+    """Odd numbers that belong to places on an axis (SplitMix64, Steele et al. 2014)."""
+    z = (np.arange(first + 1, last + 1, dtype=np.uint64) + np.uint64(axis << 48)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31)) | np.uint64(1)
 
 
 def _seal(meta: dict[str, Any]) -> str:
@@ -125,13 +169,20 @@ class Checkpoints:
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.is_dir() and p.name.isdigit())
 
+    def config(self) -> ml_collections.ConfigDict:
+        """The config of the newest step whose metadata can be read. Raises NoCheckpoint."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return config_lib.from_json(json.dumps(self._meta(step)["config"]))
+        raise NoCheckpoint(f"{self.folder.parent}: no checkpoint there (expected {self.folder}/STEP)")
+
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Saves in the background; the next save and `close` wait for it."""
         ocp = _orbax()
-        addressable = all(leaf.is_fully_addressable for leaf in jax.tree.leaves(state))
-        meta = {**meta, "step": step, "arrays": _arrays(state), "digests": digests(state) if addressable else {}}
+        meta = {**meta, "step": step, "arrays": _arrays(state), "checksums": checksums(state)}
         meta["sha256"] = _seal(meta)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), state)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state, pieces), meta=ocp.args.JsonSave(meta))
         self.manager().save(step, args=items, force=True)
 
     def close(self) -> None:
@@ -155,21 +206,27 @@ class Checkpoints:
         def read(step: int, meta: dict) -> Any:
             check(meta)
             _refuse_other_arrays(step, meta["arrays"], _arrays(abstract))
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            return self.manager().restore(step, args=args)["state"]
+            with _reader(ocp.StandardCheckpointHandler) as reader:
+                return reader.restore(self.folder / str(step) / "state", args=ocp.args.StandardRestore(target))
 
         return self._newest(read, report, quarantine=True)
 
-    def restore_params(self, report: Callable[[str], None]) -> tuple[Any, dict]:
-        """The parameters alone, as host arrays in a nested dict, and the meta; nothing is moved. Raises NoCheckpoint."""
+    def restore_params(self, report: Callable[[str], None], shardings: Any = None) -> tuple[Any, dict]:
+        """The parameters alone in a nested dict, and the meta; nothing is moved. Raises NoCheckpoint.
+
+        They are host arrays, or where `shardings` say. Then only what this process's devices hold is read.
+        """
         ocp = _orbax()
 
         def read(step: int, meta: dict) -> Any:
             path = self.folder / str(step) / "state"
-            with ocp.PyTreeCheckpointer() as reader:
+            with _reader(ocp.PyTreeCheckpointHandler) as reader:
                 tree = reader.metadata(path).item_metadata.tree
                 item = {"params": jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree["params"])}
-                kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+                if shardings is None:
+                    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+                else:
+                    kinds = {"params": jax.tree.map(lambda place: ocp.ArrayRestoreArgs(sharding=place), shardings)}
                 return reader.restore(path, args=ocp.args.PyTreeRestore(item, restore_args=kinds, partial_restore=True))
 
         found = self._newest(read, report, quarantine=False)
@@ -181,24 +238,25 @@ class Checkpoints:
     def _newest(self, read: Callable[[int, dict], Any], report: Callable[[str], None], quarantine: bool) -> tuple[Any, dict] | None:
         steps = self.steps()
         for step in reversed(steps):
+            state, meta, reason = None, {}, ""
             try:
-                meta = json.loads((self.folder / str(step) / "meta" / "metadata").read_text())
-                if meta["sha256"] != _seal(meta):
-                    raise ValueError("digest of the metadata differs")
+                meta = self._meta(step)
                 with _quietly():
                     state = read(step, meta)
-                _verify(state, meta["digests"])
-                return state, meta
             except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last: out of device memory
                 raise
             except PermissionError as e:
                 raise NoCheckpoint(f"checkpoint {step}: {e}") from None
-            except Exception as e:  # damage shows as many types: JSON, tensorstore, missing files, digests
+            except Exception as e:  # damage shows as many types: JSON, tensorstore, missing files
                 reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
-                fate = f"moved to {FOLDER}/{QUARANTINE}" if quarantine else "left out"
-                report(f"checkpoint {step} is damaged ({reason}); {fate}")
-                if quarantine:
-                    self._quarantine(step)
+            # What one process cannot read, none takes.
+            reason = distributed.said_by_any(reason) or _difference(state, meta.get("checksums", {}))
+            if not reason:
+                return state, meta
+            fate = f"moved to {FOLDER}/{QUARANTINE}" if quarantine else "left out"
+            report(f"checkpoint {step} is damaged ({reason}); {fate}")
+            if quarantine:
+                self._quarantine(step)
         if steps:
             where = "they are in quarantine/" if quarantine else "all are damaged"
             raise NoCheckpoint(f"{self.folder}: none of the checkpoints {steps} can be read; {where}")
@@ -207,8 +265,16 @@ class Checkpoints:
             raise NoCheckpoint(f"{self.folder}: only damaged checkpoints, in quarantine/. Use a new --workdir to start again")
         return None
 
+    def _meta(self, step: int) -> dict[str, Any]:
+        meta = json.loads((self.folder / str(step) / "meta" / "metadata").read_text())
+        if meta["sha256"] != _seal(meta):
+            raise ValueError("digest of the metadata differs")
+        return meta
+
     def _quarantine(self, step: int) -> None:
         self.close()
+        if not distributed.first():
+            return
         target = self.folder / QUARANTINE / str(step)
         target.parent.mkdir(exist_ok=True)
         number = 1
@@ -217,16 +283,16 @@ class Checkpoints:
         (self.folder / str(step)).rename(target)
 
 
-def _verify(state: Any, expected: dict[str, str]) -> None:
-    """Compares the digests of what was read with what was written, by the end of the path where only a part was read."""
+def _difference(state: Any, expected: dict[str, str]) -> str:
+    """Which array is not what was written, by the end of the path where only a part was read; nothing where all are."""
     if not expected:
-        return
-    for path, digest in digests(state).items():
+        return ""
+    for path, found in checksums(state).items():
         # Attributes of a dataclass and keys of a dict print differently: .params and ['params'].
         names = (path, path.replace("['params']", ".params", 1))
-        wanted = next((expected[n] for n in names if n in expected), None)
-        if wanted != digest:
-            raise ValueError(f"digest of {path} differs")
+        if found != next((expected[n] for n in names if n in expected), None):
+            return f"checksum of {path} differs"
+    return ""
 
 
 def refuse_changed(saved: dict[str, Any], config: ml_collections.ConfigDict) -> None:
@@ -258,12 +324,24 @@ def save_params(workdir: str | pathlib.Path, config: ml_collections.ConfigDict, 
     (pathlib.Path(workdir) / "config.json").write_text(config_lib.to_json(config))
 
 
-def restore_params(workdir: str | pathlib.Path) -> tuple[ml_collections.ConfigDict, Any]:
-    """The config and the parameters (scanned layout, host arrays) of the newest good checkpoint of a workdir."""
+def restore_params(workdir: str | pathlib.Path, shardings: Any = None) -> tuple[ml_collections.ConfigDict, Any]:
+    """The config and the parameters of the newest good checkpoint of a workdir, in the layout they were trained in.
+
+    They are host arrays, or where `shardings` say. Raises NoCheckpoint.
+    """
+    params, meta = _of(workdir).restore_params(lambda line: print(line, file=sys.stderr), shardings)
+    return config_lib.from_json(json.dumps(meta["config"])), params
+
+
+def saved_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a workdir's checkpoints. Raises NoCheckpoint."""
+    return _of(workdir).config()
+
+
+def _of(workdir: str | pathlib.Path) -> Checkpoints:
     if not pathlib.Path(workdir).is_dir():
         raise NoCheckpoint(f"--workdir: no directory {workdir}")
-    params, meta = Checkpoints(workdir).restore_params(lambda line: print(line, file=sys.stderr))
-    return config_lib.from_json(json.dumps(meta["config"])), params
+    return Checkpoints(workdir)
 
 
 def restore_tokenizer(workdir: str | pathlib.Path) -> Any:

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -15,11 +16,12 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh
 
 from taxonomy import config as config_lib
+from taxonomy import distributed, registry, sharding
 from taxonomy import model as model_lib
-from taxonomy import registry, sharding
 from taxonomy.errors import Diverged, Preempted, UserError
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Specials
@@ -32,19 +34,38 @@ from taxonomy.training.step import Trainer
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT so that a run can end between two steps."""
+    """Remembers SIGTERM and SIGINT so that a run can end between two steps; several processes end at the same one.
+
+    JAX tells all processes of a SIGTERM to any of them, and has them agree on a number of `asked` that all will reach.
+    """
 
     def __init__(self):
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._looks, self._together, self._interrupted = 0, distributed.several(), False
+
+    def asked(self) -> bool:
+        """Whether to end here. Of several processes all must ask equally often."""
+        if self._together and self.received is None:
+            self._looks += 1
+            if multihost_utils.reached_preemption_sync_point(self._looks):
+                self.received = signal.SIGTERM
+        return self.received is not None
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # With several processes SIGTERM is JAX's.
+        for number in (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):  # not the main thread, as in some notebooks
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, frame: Any) -> None:
+        if self._together:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
@@ -56,7 +77,13 @@ class StopSignal:
 
 @contextlib.contextmanager
 def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds the workdir's lock; the system releases it when the process ends, however it ends."""
+    """Holds the workdir's lock; the system releases it when the process ends, however it ends.
+
+    Of several processes the first holds it.
+    """
+    if not distributed.first():
+        yield
+        return
     with (workdir / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,6 +199,9 @@ def train(
     for part, label in zip(prepared.parts, prepared.labels or [config.data.source], strict=True):
         if len(part.tokens("validation")) < 2:
             raise UserError(f"config.data.source: {label} holds no text out for validation")
+    shared = "what is in --workdir, which all share,"
+    seen = str(checkpoints.Checkpoints(workdir).steps())
+    distributed.agree({"--config": config_lib.to_json(config), "the data": prepared.fingerprint, shared: seen})
     workdir.mkdir(parents=True, exist_ok=True)
     with _alone_in(workdir), StopSignal() as stop:
         run = Run(plan, prepared, windows, workdir, progress, stop, started, began, trainer)
@@ -221,6 +251,8 @@ class Run:
             self.state, self.began = origin.begin(self.plan, self.trainer, self.began, self.progress.say)
         else:
             self.state = self.trainer.init(config.seed)
+        if not distributed.first():
+            return
         (self.workdir / "config.json").write_text(config_lib.to_json(config))
         (self.workdir / "manifest.json").write_text(
             json.dumps(checkpoints.manifest(sys.argv) | ({origin.KEY: self.began} if self.began else {}), indent=2)
@@ -231,18 +263,18 @@ class Run:
         """Trains to the end. Raises Preempted when stopped by a signal, Diverged when updates stay non-finite."""
         plan, pending = self.plan, None
         self._introduce()
-        hosts, host = jax.process_count(), jax.process_index()
         order = ((plan.batches.before(s), plan.batches.sequences(s)) for s in range(self.step, plan.steps))
         self.window_start, self.window_tokens = None, 0
-        with contextlib.closing(self.windows.stream(order, host=host, hosts=hosts)) as stream:
+        with contextlib.closing(self.windows.stream(order, self.trainer.own)) as stream:
             for batch in stream:
                 rate = plan.learning_rate(self.step)
-                self.state, values = self.trainer.step(self.state, self.trainer.put(batch), rate, plan.microbatches(self.step))
+                batch = self.trainer.put(batch, plan.batches.sequences(self.step))
+                self.state, values = self.trainer.step(self.state, batch, rate, plan.microbatches(self.step))
                 self.step += 1
                 if pending:
                     self._note(*pending)
                 pending = (self.step, rate, values)
-                if self.stop.received is not None:
+                if self.stop.asked():
                     self._note(*pending)
                     self._stop_here()
                 finished = self.step == plan.steps
@@ -253,7 +285,7 @@ class Run:
                     pending = None
                     if saving:
                         self._save()
-                    if self.stop.received is not None and not finished:
+                    if self.stop.received is not None and not finished:  # asked of the evaluation
                         self._stop_here()
                     self.window_start = None
         self.saved.close()
@@ -262,9 +294,10 @@ class Run:
         plan, sizes = self.plan, self.trainer.abstract.params
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(sizes))
         left = plan.steps - self.step
+        together = f" of {jax.process_count()} processes" if distributed.several() else ""
         self.progress.say(
             f"{plan.config.name}: {metrics.short(count)} parameters, {left} steps of {plan.batches.full} x {plan.context} tokens "
-            f"on {jax.device_count()} {jax.devices()[0].device_kind} device(s); compiling the step"
+            f"on {jax.device_count()} {jax.devices()[0].device_kind} device(s){together}; compiling the step"
         )
         if self.prepared.labels:
             epochs = self.windows.epochs(plan.batches.before(plan.steps))
@@ -370,7 +403,7 @@ def evaluate(
     for dataset, (part, portion) in enumerate(zip(prepared.parts, prepared.shares, strict=True)):
         total = None
         for batch in _evaluation_batches(plan, part, split, None if max_tokens is None else max_tokens * portion, size):
-            if stop is not None and stop.received is not None:
+            if stop is not None and stop.asked():
                 return None
             batch["part"] = batch.get("part", np.zeros(size, np.int32)) + np.int32(dataset * plan.parts.shape[1])
             found = jax.tree.map(np.float64, jax.device_get(trainer.evaluate(params, trainer.put(batch))))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from taxonomy import distributed
 from taxonomy.scaling import accelerators
 
 
@@ -38,9 +39,15 @@ def measured_matmul_flops(size: int = 1024, seconds: float = 0.3) -> float:
 
 
 class Log:
-    """`metrics.jsonl` and TensorBoard events of a workdir. Opening it drops lines past `step`, which will be written again."""
+    """`metrics.jsonl` and TensorBoard events of a workdir. Opening it drops lines past `step`, which will be written again.
+
+    Of several processes the first writes.
+    """
 
     def __init__(self, workdir: pathlib.Path, step: int):
+        self._writes = distributed.first()
+        if not self._writes:
+            return
         self.path = workdir / "metrics.jsonl"
         kept = [line for line in read(workdir) if line["step"] <= step] if self.path.exists() else []
         # By a rename, so that a kill in between loses nothing.
@@ -52,6 +59,8 @@ class Log:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, with `step` first."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._events:
             for key, value in values.items():
@@ -59,6 +68,8 @@ class Log:
                     self._events.add_scalar(key, value, step)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         if self._events:
             self._events.close()
@@ -90,9 +101,13 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A line on stdout for a person: rewritten in place on a terminal, printed now and then otherwise."""
+    """A line on stdout for a person: rewritten in place on a terminal, printed now and then otherwise.
+
+    Of several processes the first speaks.
+    """
 
     def __init__(self, every_seconds: float = 5.0):
+        self._speaks = distributed.first()
         self._terminal, self._every, self._last, self._open = sys.stdout.isatty(), every_seconds, 0.0, False
 
     def line(self, text: str, always: bool = False) -> None:
@@ -101,7 +116,7 @@ class Progress:
         if not always and now - self._last < (0.2 if self._terminal else self._every):
             return
         self._last = now
-        if self._terminal and not always:
+        if self._speaks and self._terminal and not always:
             print(f"\r\x1b[2K{text}", end="", flush=True)
             self._open = True
         else:
@@ -109,6 +124,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints `text` on a line of its own."""
+        if not self._speaks:
+            return
         if self._open:
             print("\r\x1b[2K", end="")
             self._open = False

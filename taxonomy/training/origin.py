@@ -4,7 +4,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import ml_collections
 from flax import traverse_util
 
@@ -86,7 +85,7 @@ def begin(plan: Plan, trainer: Trainer, origin: dict[str, Any], say=print) -> tu
     for line in differences:
         say(f"note: {line}")
     record = {"workdir": place, "step": meta["step"], "initialised": new, "left_out": left}
-    return trainer.beginning(state, jax.device_put(params, trainer.shardings.params)), record
+    return trainer.beginning(state, trainer.place(params)), record
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:

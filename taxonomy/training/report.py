@@ -11,6 +11,7 @@ import time
 import jax
 import ml_collections
 
+from taxonomy import distributed
 from taxonomy.inference.answers import Answer, answer, scores
 from taxonomy.objectives.causal import Causal
 from taxonomy.training import metrics
@@ -20,12 +21,17 @@ from taxonomy.training.plan import abstract_batch, make_plan
 
 
 def finish(run: Run) -> dict:
-    """Prints and saves the report of a finished run: `report.json`, `loss.png`, `samples/`. Returns what it printed."""
+    """Prints and saves the report of a finished run: `report.json`, `loss.png`, `samples/`. Returns what it printed.
+
+    Of several processes the first makes it, without texts: parameters that lie on all hosts are not read by one.
+    """
     say, config = run.progress.say, run.plan.config
     # Compressors see the whole held-out text, so there the model does too.
     limit = None if config.report.compressors else run.evaluation_tokens
     result = evaluate(run.trainer, run.state.params, run.prepared, run.plan, limit)
     summary = {"validation": result, "minutes": (time.perf_counter() - run.started) / 60}
+    if not distributed.first():
+        return summary
     say("")
     say(f"{config.name}: finished step {run.step} in {metrics.clock(time.perf_counter() - run.started)}")
     say(f"  held-out text      loss {result['loss']:.3f}  perplexity {result['perplexity']:.1f}  accuracy {result['accuracy']:.1%}")
@@ -47,7 +53,9 @@ def finish(run: Run) -> dict:
         say(f"  speed              {metrics.short(speed)} tokens/s, {share:.0%} of the {peak} of {flops}FLOP/s")
     # Pairs are shown as what was given, what the model wrote and what was wanted.
     paired = run.prepared.separator is not None and "decoder" in run.plan.model.stacks
-    if paired:
+    if distributed.several():
+        summary["samples"] = []
+    elif paired:
         answered = answers(run)
         summary |= {"scores": scores(config.evaluation.metrics, answered), "samples": answered[:: -(-len(answered) // 4) or 1]}
         for name, value in summary["scores"].items():

@@ -2,17 +2,18 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from taxonomy import sharding
+from taxonomy import distributed, sharding
 from taxonomy.layers import routing
 from taxonomy.layers.params import Declared
 from taxonomy.model import Transformer, blank
@@ -67,6 +68,7 @@ class Trainer:
             in_shardings=(self.shardings, batch, None),
             out_shardings=(self.shardings, replicated),
         )
+        self._compiled: dict[Any, Any] = {}
         self._evaluate = jax.jit(self._sums, in_shardings=(self.shardings.params, batch), out_shardings=replicated)
 
     def _state_shardings(self) -> TrainState:
@@ -85,23 +87,30 @@ class Trainer:
 
     def init(self, seed: int) -> TrainState:
         """A new state, each array created where it lives."""
-        with self.scope():
-            return self._init(jax.random.key(seed))
+        return self._call(self._init, jax.random.key(seed))
 
     def beginning(self, state: TrainState, params: Any) -> TrainState:
         """The state with other parameters, which are placed already, and a fresh optimizer."""
-        with self.scope():
-            return state.replace(params=params, opt_state=self._fresh(params))
+        return state.replace(params=params, opt_state=self._call(self._fresh, params))
 
     def step(self, state: TrainState, batch: Batch, learning_rate: float, microbatches: int = 1) -> tuple[TrainState, dict]:
         """One update; the state is donated. Metrics stay on the device, those of `parts` [parts] as sums."""
-        with self.scope():
-            return self._step(state, batch, jnp.float32(learning_rate), microbatches)
+        return self._call(self._step, state, batch, jnp.float32(learning_rate), static=(microbatches,))
 
     def evaluate(self, params: Any, batch: Batch) -> Sums:
         """Sums of the plain loss over a batch, [parts] but for `loss`, without an update."""
+        return self._call(self._evaluate, params, batch)
+
+    def _call(self, function: Any, *arguments: Any, static: tuple = ()) -> Any:
+        """Calls a compiled function; several processes begin with it when all have compiled it."""
         with self.scope():
-            return self._evaluate(params, batch)
+            if not distributed.several():
+                return function(*arguments, *static)
+            key = function, static, tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+            if key not in self._compiled:
+                self._compiled[key] = function.lower(*arguments, *static).compile()
+                distributed.wait()
+            return self._compiled[key](*arguments)
 
     def trace(self, batch: Batch, microbatches: int = 1) -> Any:
         """The step traced for abstract arrays, on a mesh that may be abstract: for plans."""
@@ -122,10 +131,28 @@ class Trainer:
         stack.enter_context(nn.logical_axis_rules(sharding.flax_rules()))
         return stack
 
-    def put(self, batch: dict[str, Any]) -> Batch:
-        """A host's part of a batch as global arrays."""
+    def place(self, params: Any) -> Any:
+        """Parameters of which every process has all, as global arrays; those that are global already stay as they are."""
+        if not distributed.several():
+            return jax.device_put(params, self.shardings.params)
+
+        def one(leaf, place):
+            whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+            return jax.make_array_from_callback(leaf.shape, place, lambda index: np.asarray(leaf)[index]) if whole else leaf
+
+        return jax.tree.map(one, params, self.shardings.params)
+
+    def own(self, count: int) -> Sequence[int]:
+        """Which rows of a batch of so many this process reads."""
+        return sharding.own_rows(self.mesh, count)
+
+    def put(self, batch: dict[str, Any], count: int | None = None) -> Batch:
+        """Rows of a batch as global arrays: `own(count)` of it where `count` is given, otherwise all."""
         place = sharding.batch_sharding(self.mesh)
-        return {k: jax.make_array_from_process_local_data(place, v) for k, v in batch.items()}
+        if count is None:
+            count = len(next(iter(batch.values())))
+            batch = {k: v[np.asarray(self.own(count))] for k, v in batch.items()} if distributed.several() else batch
+        return {k: jax.make_array_from_process_local_data(place, v, (count, *v.shape[1:])) for k, v in batch.items()}
 
     def _create(self, key: jax.Array) -> TrainState:
         key, init_key = jax.random.split(key)

@@ -50,6 +50,11 @@ def examples(sentence, tokens=None, seed=3):
     return Examples(corpus(2000) if tokens is None else tokens, create(sentence), SPECIALS, CASES[sentence], seed)
 
 
+def share(host, hosts):
+    """The rows of one of several processes that have as many each, one behind the other."""
+    return lambda count: range(host * count // hosts, (host + 1) * count // hosts)
+
+
 def same(one, other):
     assert one.keys() == other.keys()
     for name in one:
@@ -64,7 +69,7 @@ def test_next_token_prediction_is_that_of_the_pipeline(length, context, seed):
     batches = Examples(tokens, create("causal"), SPECIALS, Lengths(context), seed)
     assert len(batches) == len(windows)
     for first, count, host, hosts in ((0, 8, 0, 1), (100, 6, 1, 2), (3 * len(windows), 9, 2, 3)):
-        expected, batch = windows.batch(first, count, host, hosts), batches.batch(first, count, host, hosts)
+        expected, batch = (one.batch(first, count, share(host, hosts)) for one in (windows, batches))
         weights = batch.pop("weights")
         same(batch, expected)
         assert weights.dtype == np.float32 and weights.shape == batch["tokens"].shape and weights.all()
@@ -91,7 +96,7 @@ def test_a_batch_depends_on_seed_and_index_alone(sentence):
     parts = [two.batch(40, 2), two.batch(42, 3), two.batch(45, 1)]
     same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
     for hosts in (1, 2, 3, 6):
-        parts = [one.batch(40, 6, host, hosts) for host in range(hosts)]
+        parts = [one.batch(40, 6, share(host, hosts)) for host in range(hosts)]
         same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
     other = examples(sentence, seed=4).batch(40, 6)
     assert any(not np.array_equal(whole[name], other[name]) for name in whole)
@@ -248,17 +253,17 @@ def test_a_batch_can_have_empty_rows():
 def test_a_stream_gives_the_batches_of_its_schedule():
     batches = examples("denoisers")
     schedule = ((0, 4), (4, 8), (12, 2))
-    streamed = list(batches.stream(schedule, host=1, hosts=2))
+    streamed = list(batches.stream(schedule, share(1, 2)))
     for batch, (first, count) in zip(streamed, schedule, strict=True):
-        same(batch, batches.batch(first, count, 1, 2))
+        same(batch, batches.batch(first, count, share(1, 2)))
     endless = batches.stream((i * 2, 2) for i in itertools.count())
     next(endless)
     endless.close()
 
 
-@pytest.mark.parametrize("arguments", [(0, 5, 0, 2), (-1, 4), (0, 0), (0, 4, 2, 2)])
+@pytest.mark.parametrize("arguments", [(-1, 4), (0, 0)])
 def test_an_impossible_batch_is_an_error(arguments):
-    with pytest.raises(ValueError, match="hosts must divide count evenly"):
+    with pytest.raises(ValueError, match="at least one sequence"):
         examples("causal").batch(*arguments)
 
 

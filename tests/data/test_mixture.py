@@ -48,7 +48,7 @@ def test_every_part_goes_through_its_own_stream_as_often_as_its_share():
 
 def test_an_example_follows_from_seed_and_index():
     whole = mixed().batch(96, 64)
-    parts = [mixed().batch(96, 64, host, 4) for host in range(4)]
+    parts = [mixed().batch(96, 64, lambda count, host=host: range(16 * host, 16 * host + 16)) for host in range(4)]
     for name in whole:
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
     assert not np.array_equal(mixed(1).batch(96, 64)["part"], whole["part"])

@@ -20,6 +20,11 @@ def corpus(length, seed=0, dtype=np.uint16):
     return tokens
 
 
+def share(host, hosts):
+    """The rows of one of several processes that have as many each, one behind the other."""
+    return lambda count: range(host * count // hosts, (host + 1) * count // hosts)
+
+
 def slow_positions_and_segments(row):
     """The definition, one token at a time."""
     positions, segments, position, segment = [], [], 0, 1
@@ -100,12 +105,18 @@ def test_a_batch_depends_on_seed_and_index_alone():
 def test_hosts_together_have_the_batch_of_one(hosts):
     windows = Windows(corpus(CONTEXT * 9 + 1), CONTEXT, seed=5, document_start=START)
     whole = windows.batch(24, 12)
-    parts = [windows.batch(24, 12, host, hosts) for host in range(hosts)]
+    parts = [windows.batch(24, 12, share(host, hosts)) for host in range(hosts)]
     assert all(array.shape == (12 // hosts, CONTEXT) for part in parts for array in part.values())
     same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
-@pytest.mark.parametrize("arguments", [(0, 5, 0, 2), (-1, 4), (0, 0), (0, 4, 2, 2), (0, 4, -1, 2)])
+def test_rows_may_lie_apart():
+    windows = Windows(corpus(CONTEXT * 9 + 1), CONTEXT, seed=5, document_start=START)
+    whole = windows.batch(24, 12)
+    same({name: array[[1, 4, 5]] for name, array in whole.items()}, windows.batch(24, 12, lambda count: (1, 4, 5)))
+
+
+@pytest.mark.parametrize("arguments", [(-1, 4), (0, 0)])
 def test_an_impossible_batch_is_an_error(arguments):
     windows = Windows(corpus(100), CONTEXT, 0, START)
     with pytest.raises(ValueError, match="batch"):
@@ -143,10 +154,10 @@ class TestStream:
     @pytest.mark.parametrize(("host", "hosts"), [(0, 1), (1, 2)])
     def test_it_gives_the_batches_of_the_schedule(self, prefetch, host, hosts):
         windows = self.windows()
-        batches = list(windows.stream(self.schedule, host, hosts, prefetch))
+        batches = list(windows.stream(self.schedule, share(host, hosts), prefetch))
         assert len(batches) == len(self.schedule)
         for batch, (first, count) in zip(batches, self.schedule, strict=True):
-            same(batch, windows.batch(first, count, host, hosts))
+            same(batch, windows.batch(first, count, share(host, hosts)))
         assert not self.threads()
 
     def test_it_works_ahead_on_an_endless_schedule_and_closes(self):
@@ -190,8 +201,8 @@ class TestStream:
             yield 2, 2
             raise OSError("disk gone")
 
-        for schedule, error in ((broken(), OSError), ([(0, 2), (2, 2), (4, 3)], ValueError)):
-            stream = self.windows().stream(schedule, host=0, hosts=2 if error is ValueError else 1, prefetch=4)
+        for schedule, error in ((broken(), OSError), ([(0, 2), (2, 2), (4, 0)], ValueError)):
+            stream = self.windows().stream(schedule, prefetch=4)
             assert next(stream)["tokens"].shape[1] == CONTEXT
             assert next(stream)["tokens"].shape[1] == CONTEXT
             with pytest.raises(error):

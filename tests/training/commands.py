@@ -77,24 +77,23 @@ class Commands:
         overrides = {"data.source": f"text(glob='{self.corpus}/*.txt')", **RUN, **dict(changes)}
         return [f"--config={page}", f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in overrides.items())]
 
-    def start(self, *arguments, devices: int = 1) -> subprocess.Popen:
-        """A Python process on simulated devices that shares the tests' compilation cache."""
-        flags = [f"--xla_force_host_platform_device_count={devices}", "--xla_backend_optimization_level=0"]
+    def start(self, *arguments, devices: int = 1, program=sys.executable, **variables) -> subprocess.Popen:
+        """A process, of Python if nothing else is said, on simulated devices that shares the tests' compilation cache."""
         environment = {
             **os.environ,
             "TAXONOMY_CACHE": str(self.cache),
-            "XLA_FLAGS": " ".join(flags),
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            **{name: str(value) for name, value in variables.items()},
         }
-        words = [sys.executable, *map(str, arguments)]
+        words = [str(program), *map(str, arguments)]
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
 
-    def run(self, *arguments, devices: int = 1) -> subprocess.CompletedProcess:
-        process = self.start(*arguments, devices=devices)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    def run(self, *arguments, devices: int = 1, **how) -> subprocess.CompletedProcess:
+        return ended(self.start(*arguments, devices=devices, **how))
 
     def train(self, workdir, changes=(), devices: int = 1, extra=()) -> subprocess.CompletedProcess:
         return self.run("-m", "taxonomy.train", *self.flags(workdir, changes), *extra, devices=devices)
@@ -102,6 +101,15 @@ class Commands:
     def interrupted(self, action: str, step: int, workdir) -> subprocess.CompletedProcess:
         """A run that kills or stops itself: SIGKILL or SIGTERM before a step, or "saving" while the step is being saved."""
         return self.run("-c", DRIVER, action, step, workdir / "checkpoints", *self.flags(workdir))
+
+
+def ended(process: subprocess.Popen, seconds: float = 300) -> subprocess.CompletedProcess:
+    """What a process said until its end; it is killed when that does not come."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @functools.cache
@@ -129,7 +137,7 @@ def reproducible(workdir) -> list[dict]:
 
 def digests(workdir, step: int) -> dict[str, str]:
     """Of every array of a checkpoint: parameters, optimizer, random key."""
-    return json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())["digests"]
+    return json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())["checksums"]
 
 
 def cut_arrays(workdir, step: int) -> None:

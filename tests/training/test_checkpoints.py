@@ -209,7 +209,7 @@ DAMAGE = {
     "meta is binary": lambda folder: (folder / "meta" / "metadata").write_bytes(b"\xff\xfe\x00"),
     "another step": lambda folder: change_meta(folder, lambda meta: meta.update(step=7)),
     "another config": lambda folder: change_meta(folder, lambda meta: meta["config"]["model"].update(d_model=24)),
-    "no digests": lambda folder: change_meta(folder, lambda meta: meta.update(digests={})),
+    "no checksums": lambda folder: change_meta(folder, lambda meta: meta.update(checksums={})),
 }
 
 
@@ -351,7 +351,7 @@ def test_a_lack_of_memory_is_no_damage(workdir, monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(checkpoints, "_verify", fail)
+    monkeypatch.setattr(checkpoints, "_difference", fail)
     with pytest.raises(jax.errors.JaxRuntimeError):
         restore(workdir)
     assert in_quarantine(workdir) == []
