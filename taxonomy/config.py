@@ -17,6 +17,8 @@ from taxonomy.errors import UserError, nearest
 
 # Every key of an experiment besides the model's, with its default. A type stands for a key that may stay None. train.ahead: what
 # the loss of the modules of model.ahead counts beside that of the next token; it may change when a run goes on.
+# train.pipeline_microbatches: in how many parts a microbatch (of microbatch_tokens, or the batch) passes through the stages of the
+# mesh; a multiple of the stages. None: four for each stage, or as many as divide the rows. Without stages it is not read.
 DEFAULTS: dict[str, Any] = {
     "name": "",
     "seed": 0,
@@ -27,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
         "batch_tokens": 16384,
         "batch_ramp": str,
         "microbatch_tokens": int,
+        "pipeline_microbatches": int,
         "context": int,
         "objective": "causal",
         "optimizer": "adamw(b1=0.9, b2=0.95, weight_decay=0.1)",

@@ -27,6 +27,7 @@ class Execution:
     dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
     attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
     loss_chunk: tokens whose logits are alive at a time on a device. stream: one of `sharding.STREAMS`. spare: see `Context`.
+    pipeline_microbatches: see `pipeline`.
     """
 
     dtype: str = "float32"
@@ -37,6 +38,7 @@ class Execution:
     loss_chunk: int = 1024
     stream: str = "whole"
     spare: int = 0
+    pipeline_microbatches: int | None = None
 
 
 class Transformer(nn.Module):
@@ -58,7 +60,8 @@ class Transformer(nn.Module):
         if self.spec.ordered:
             self.query = streams.QueryVector(spec.vectors(own)["d_model"], self.spec.initializer)
         for name, layers in self.spec.stacks.items():
-            setattr(self, name, Stack(layers, self.spec.blocks, self.execution.scan, self.execution.remat, self.execution.stream))
+            how = self.execution.scan, self.execution.remat, self.execution.stream, self.execution.pipeline_microbatches
+            setattr(self, name, Stack(layers, self.spec.blocks, *how))
             shared = shared_position(self.spec, name)
             if shared is not None:
                 setattr(self, f"{name}_positions", registry.instantiate(shared))

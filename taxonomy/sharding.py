@@ -3,30 +3,38 @@
 Parameters and activations name what their dimensions mean; only this file knows the machine. Mesh axes:
 
     replica   copies of everything, across slices        sequence   parts of one sequence
-    data      parts of the batch                         tensor     parts of a layer's features
-    fsdp      parts of the batch and of the parameters   expert     parts of the batch; different experts
+    stage     parts of the layers, see `pipeline`        tensor     parts of a layer's features
+    data      parts of the batch                         expert     parts of the batch; different experts
+    fsdp      parts of the batch and of the parameters
+
+What is not of a stage, such as the embedding and the head, is computed with the batch divided over stages too.
 """
 
 import collections
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from taxonomy.errors import UserError, nearest
 
-MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor", "expert")
+STAGE = "stage"
+# Neighbours on the last axes exchange the most.
+MESH_AXES = ("replica", STAGE, "data", "fsdp", "sequence", "tensor", "expert")
 # The axes that may go across slices, between which the network is slow, the best ones first.
 ACROSS_SLICES = ("replica", "data", "fsdp", "expert")
 
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("replica", "data", "fsdp", "expert"),
+    "batch": ("replica", STAGE, "data", "fsdp", "expert"),
     "experts": ("expert",),
     "time": ("sequence",),
     "time_parts": ("sequence", "tensor"),
@@ -39,9 +47,11 @@ RULES: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "head_dim": (),
-    "layers": (),
+    "layers": (STAGE,),
     "tracks": (),
 }
+_IN_STAGE = contextvars.ContextVar("in_stage", default=False)
+_COPIES = contextvars.ContextVar("copies", default=0)
 
 # How the residual stream may stand between blocks, and so what is kept of it, on devices that share a layer's features ("tensor"):
 # whole on each, or divided by features (Chowdhery et al. 2022, arXiv:2204.02311, section 4) or by time (Korthikanti et al. 2022,
@@ -137,7 +147,33 @@ def platform() -> str:
 
 def flax_rules() -> list[tuple[str, tuple[str, ...] | None]]:
     """The table as flax wants it, for `nn.logical_axis_rules`."""
-    return [(name, axes or None) for name, axes in RULES.items()]
+    return [(name, _axes(name) or None) for name in RULES]
+
+
+def stages() -> int:
+    """Over how many devices the layers are divided on the mesh at work; 1 without a mesh, and in a stage."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or staged() else mesh.shape.get(STAGE, 1)
+
+
+def staged() -> bool:
+    """Whether what is traced is done by all stages at a time, see `in_stage`."""
+    return _IN_STAGE.get()
+
+
+@contextlib.contextmanager
+def in_stage() -> Iterator[None]:
+    """Within, arrays are those of one stage: none of their dimensions stands over stages."""
+    token = _IN_STAGE.set(True)
+    try:
+        with nn.logical_axis_rules(flax_rules()):
+            yield
+    finally:
+        _IN_STAGE.reset(token)
+
+
+def _axes(name: str) -> tuple[str, ...]:
+    return tuple(axis for axis in RULES[name] if axis != STAGE) if staged() else RULES[name]
 
 
 def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what: str = "array") -> PartitionSpec:
@@ -147,8 +183,9 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what
     """
     taken: dict[str, str] = {}
     entries = []
-    for name, size in zip(axes, shape, strict=True):
-        found = mesh_axes(name, size, mesh)
+    for i, (name, size) in enumerate(zip(axes, shape, strict=True)):
+        # Of layers in layers the outer ones are in stages.
+        found = () if name == "layers" and i else mesh_axes(name, size, mesh)
         for axis in found:
             if axis in taken:
                 raise UserError(f"sharding: axes '{taken[axis]}' and '{name}' of {what} both map to mesh axis '{axis}'")
@@ -159,7 +196,7 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh, what
 
 def mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     """The mesh axes that a dimension stands over: none where they do not divide it."""
-    axes = tuple(a for a in RULES[name] if mesh.shape.get(a, 1) > 1) if name else ()
+    axes = tuple(a for a in _axes(name) if mesh.shape.get(a, 1) > 1) if name else ()
     return () if size % math.prod(mesh.shape[a] for a in axes) else axes
 
 
@@ -175,22 +212,28 @@ def constrained(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     if mesh.empty:
         return x
     # Axes of one device are named with the others, as flax does.
-    parts = [RULES[name] if name else () for name in axes]
+    parts = [_axes(name) if name else () for name in axes]
     entries = [at if size % over(at) == 0 else () for at, size in zip(parts, x.shape, strict=True)]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def moved(x: jax.Array, axes: tuple[str | None, ...], back: tuple[str | None, ...]) -> jax.Array:
     """An array `constrained` to these axes, whose gradient is to those that it comes from."""
+    return _moved(x, axes, back, staged())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _moved(x: jax.Array, axes: tuple[str | None, ...], back: tuple[str | None, ...], in_a_stage: bool) -> jax.Array:
     return constrained(x, axes)
 
 
-def _moved_back(axes: tuple[str | None, ...], back: tuple[str | None, ...], _: None, d: jax.Array) -> tuple[jax.Array]:
-    return (constrained(d, back),)
+def _moved_back(axes: tuple, back: tuple[str | None, ...], in_a_stage: bool, _: None, d: jax.Array) -> tuple[jax.Array]:
+    # Gradients are computed when the stage has been left.
+    with in_stage() if in_a_stage else contextlib.nullcontext():
+        return (constrained(d, back),)
 
 
-moved.defvjp(lambda x, axes, back: (moved(x, axes, back), None), _moved_back)
+_moved.defvjp(lambda x, axes, back, in_a_stage: (constrained(x, axes), None), _moved_back)
 
 
 def over(axes: Sequence[str]) -> int:
@@ -207,7 +250,47 @@ def locally(function: Callable, inputs: Any, outputs: Any, checked: bool = True)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function
+    if staged():
+        return _by_stage(function, inputs, outputs, checked, _COPIES.get())
     return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=checked)
+
+
+def _by_stage(function: Callable, inputs: Any, outputs: Any, checked: bool, copies: int) -> Callable:
+    """The same where all stages do it at a time: every device for its own stage, as if there were no others.
+
+    copies: how many axes of copies the function gets before that of stages.
+    """
+    # This one only tells the shapes; JAX's own rule would ask after every turn of a loop whether all stages are done with theirs.
+    each = jax.custom_batching.custom_vmap(jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False))
+
+    def own(*arguments: Any) -> Any:
+        return jax.tree.map(lambda a: a[None], function(*jax.tree.map(lambda a: a[0], arguments)))
+
+    def stacked(specs: Any, axis: str | None) -> Any:
+        return jax.tree.map(lambda spec: PartitionSpec(axis, *spec), specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+
+    @each.def_vmap
+    def of_all(size: int, batched: Any, *arguments: Any) -> tuple[Any, Any]:
+        arguments = jax.tree.map(lambda a, has: a if has else jnp.broadcast_to(a, (size, *a.shape)), arguments, tuple(batched))
+        if copies:
+            in_turn = lambda *arguments: jax.lax.map(lambda one: function(*one), arguments)  # noqa: E731
+            found = _by_stage(in_turn, stacked(inputs, None), stacked(outputs, None), checked, copies - 1)(*arguments)
+        else:
+            specs = {"in_specs": stacked(inputs, STAGE), "out_specs": stacked(outputs, STAGE)}
+            found = jax.shard_map(own, **specs, check_vma=checked)(*arguments)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return each
+
+
+@contextlib.contextmanager
+def in_copies() -> Iterator[None]:
+    """Within, arrays are those of one of several copies of a module, over which it is mapped."""
+    token = _COPIES.set(_COPIES.get() + 1)
+    try:
+        yield
+    finally:
+        _COPIES.reset(token)
 
 
 def parameter_shardings(declared: Any, mesh: Mesh) -> Any:

@@ -1,8 +1,11 @@
-"""Layer algebra -> modules. The only file that knows about scan.
+"""Layer algebra -> modules. The only file that knows about scan of layers; with stages on the mesh, `pipeline` has its part in it.
 
 Parameters follow the algebra: item i of a sequence is "{i}_{block}" or "{i}_repeat". A scanned repeat holds one body whose arrays
 have a leading axis of the repeat's length; an unrolled one holds "{i}_repeat_{r}" for each turn r. `unstack` and `restack`
 convert between the two.
+
+Where the mesh has stages, every repeat of the stack itself whose count they divide passes through them; other layers, whatever is
+in them, and all that is cached, are computed as without.
 """
 
 import functools
@@ -14,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from taxonomy import registry, sharding
+from taxonomy import pipeline, registry, sharding
 from taxonomy.errors import UserError, nearest
 from taxonomy.layers.context import Context
-from taxonomy.notation import Layers
+from taxonomy.notation import Layers, Repeat
 from taxonomy.registry import Component
 
 # What a block keeps for its backward pass; the rest is computed again.
@@ -29,13 +32,14 @@ REMAT_POLICIES = {
 
 
 class Stack(nn.Module):
-    """Blocks in the order of the layer algebra, repeats scanned or unrolled."""
+    """Blocks in the order of the layer algebra, repeats scanned or unrolled. microbatches: see `pipeline`."""
 
     layers: Layers
     blocks: tuple[tuple[str, Component], ...]
     scan: bool = True
     remat: str = "none"
     stream: str = "whole"
+    microbatches: int | None = None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
@@ -47,6 +51,8 @@ class Stack(nn.Module):
                     found, lent = found
                     context = context.replace(lent=lent)
                 x_BTD = self._constrained(found)
+            elif self.scan and (parts := self._parts(item, context)):
+                x_BTD = self._constrained(self._in_stages(item.body, f"{i}_repeat", parts, x_BTD, context))
             elif self.scan:
                 scanned = nn.scan(
                     _Turn,
@@ -65,12 +71,38 @@ class Stack(nn.Module):
     def _inner(self, body: Layers) -> dict[str, Any]:
         return {"layers": body, "blocks": self.blocks, "scan": self.scan, "remat": self.remat, "stream": self.stream}
 
+    def _parts(self, repeat: Repeat, context: Context) -> int:
+        """The microbatches in which the rows pass through stages of this repeat, or 0 where it has none."""
+        if (
+            isinstance(self, _Turn)
+            or self.is_initializing()
+            or context.cache_length is not None
+            or repeat.count % sharding.stages()
+        ):
+            return 0
+        return pipeline.microbatches(context, self.microbatches)
+
+    def _in_stages(self, body: Layers, name: str, parts: int, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """A scanned repeat of this name, whose parameters and reports are where they are without stages."""
+        module = _Turn(**self._inner(body), parent=None)
+
+        def turn(params, x_BTD, context, key):
+            rngs = None if key is None else {"dropout": key}
+            (x_BTD, _), sown = module.apply({"params": params}, x_BTD, context, rngs=rngs, mutable=["routing"])
+            return x_BTD, sown.get("routing", {})
+
+        key = self.make_rng("dropout") if self.has_rng("dropout") else None
+        x_BTD, reports = pipeline.through(turn, self.get_variable("params", name), x_BTD, context, parts, key)
+        if reports and self.is_mutable_collection("routing"):
+            self.put_variable("routing", name, reports)
+        return x_BTD
+
     def _block(self, block: str, name: str) -> nn.Module:
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"remat: unknown policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
         transform = None
         if self.remat != "none":
-            policy = REMAT_POLICIES[self.remat]
+            policy = pipeline.projections if self.remat == "dots" and sharding.staged() else REMAT_POLICIES[self.remat]
             # A scan's body is compiled apart from its backward pass; elsewhere the two could be merged again.
             transform = functools.partial(nn.remat, policy=policy, prevent_cse=not isinstance(self, _Turn))
         return registry.instantiate(dict(self.blocks)[block], transform, name=name)

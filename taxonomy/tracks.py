@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from taxonomy import registry
+from taxonomy import registry, sharding
 from taxonomy.layers.context import Context
 from taxonomy.registry import Annotated, Component, component
 
@@ -53,5 +53,6 @@ class Tracks(nn.Module):
             axis_size=self.count,
             metadata_params={nn.PARTITION_NAME: "tracks"},
         )
-        y_NBTD = side_by_side(self.blocks, name="tracks")(x_BTD, context)
+        with sharding.in_copies():
+            y_NBTD = side_by_side(self.blocks, name="tracks")(x_BTD, context)
         return x_BTD + (y_NBTD - x_BTD).sum(0)

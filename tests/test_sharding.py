@@ -91,6 +91,15 @@ def test_a_partition_follows_the_rules(axes, shape, places):
     assert sharding.partition(axes, shape, cube()) == PartitionSpec(*places)
 
 
+@pytest.mark.parametrize(("outer", "place"), [(4, "stage"), (3, None)])
+def test_outer_layers_stand_in_stages(outer, place):
+    mesh = sharding.make_mesh("stage:2,fsdp:4", jax.devices())
+    assert sharding.partition(("layers", "layers", "embed"), (outer, 4, 64), mesh) == PartitionSpec(place, None, "fsdp")
+    assert sharding.partition(("batch", "time"), (8, 4), mesh) == PartitionSpec(("stage", "fsdp"), None)
+    with jax.set_mesh(mesh), sharding.in_stage():
+        assert sharding.place("batch", 8) == ("fsdp",) and sharding.stages() == 1
+
+
 def test_a_mesh_axis_of_size_one_takes_nothing():
     mesh = sharding.make_mesh("fsdp:8", jax.devices())
     assert sharding.partition(("vocab", "embed"), (512, 64), mesh) == PartitionSpec(None, "fsdp")

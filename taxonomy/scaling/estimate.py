@@ -40,8 +40,8 @@ class Moved:
 class Estimate:
     """Of one step. Bytes and FLOPs are those of one device.
 
-    temporary: gradients and activations. flops: what is computed, with recomputation and what masks leave out. model_flops: what
-    the model needs, see `accounting`. touched: bytes that products read and write.
+    temporary: gradients and activations. flops: what is computed, with recomputation, what masks leave out and what stages compute
+    in vain. model_flops: what the model needs, see `accounting`. touched: bytes that products read and write.
     """
 
     devices: int
@@ -153,6 +153,6 @@ def _moved(cost: tracing.Cost, rules: Rules, accelerator: Accelerator):
             seconds + count * tracing.sent(move, rules, torus) / speed,
         ]
     for (kind, axes), (size, seconds) in sorted(total.items(), key=lambda item: -item[1][1]):
-        # Parameters are gathered, and gradients added up, while something else is computed.
-        beside = not set(axes) & {"tensor", "expert", "sequence"}
+        # Parameters are gathered, and gradients added up, while something else is computed; a stage waits for the one before.
+        beside = kind != "collective-permute" and not set(axes) & {"tensor", "expert", "sequence"}
         yield Moved(kind, axes, size, seconds, beside)

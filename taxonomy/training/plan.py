@@ -11,6 +11,7 @@ from taxonomy import model, registry, sharding, spec
 from taxonomy.data.mixture import Mixture
 from taxonomy.errors import UserError, nearest
 from taxonomy.layers.experts import IMPLEMENTATIONS
+from taxonomy.notation import Layers
 from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Lengths, Objective, check
 from taxonomy.ops.losses import Loss
@@ -104,7 +105,12 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
         )
     _check_stream(train.stream, mesh, context, parsed.d_model)
     batches = BatchPlan(full, stages)
-    microbatch = _microbatch(train.microbatch_tokens, context, rows, [full, *(size for size, _ in stages)])
+    sizes = [full, *(size for size, _ in stages)]
+    microbatch = _microbatch(train.microbatch_tokens, context, rows, sizes)
+    if mesh[sharding.STAGE] > 1:
+        _check_stages(parsed, mesh[sharding.STAGE], train.scan)
+        own = math.gcd(*(min(size, microbatch) // rows for size in sizes))
+        _check_parts(train.pipeline_microbatches, mesh[sharding.STAGE], own)
 
     if (train.steps is None) == (train.tokens is None):
         raise UserError(f"config.train: give either steps or tokens, got steps={train.steps} and tokens={train.tokens}")
@@ -188,6 +194,34 @@ def _source(config: ml_collections.ConfigDict, parsed: spec.Model) -> Any:
 
 def _has_table(parsed: spec.Model) -> bool:
     return any(part.kind == "position" and part.name == "learned" for part in parsed.components())
+
+
+def _check_stages(parsed: spec.Model, stages: int, scan: bool) -> None:
+    """The largest repeat of every stack has to divide over stages; smaller ones that do not are computed as if there were none."""
+    if not scan:
+        raise UserError(
+            f"config.train.scan: must be true with stage:{stages} on the mesh, whose stages are turns of scanned repeats"
+        )
+    generator = parsed.generator.stacks.items() if parsed.generator else ()
+    for name, layers in (*parsed.stacks.items(), *((f"generator.{name}", layers) for name, layers in generator)):
+        repeats = [item for item in layers.items if not isinstance(item, str)]
+        if not repeats:
+            raise UserError(f"config.mesh: axis 'stage' divides repeated layers, as in '24*block'; model.{name} is '{layers}'")
+        largest = max(repeats, key=lambda repeat: repeat.count * len(repeat.body))
+        if largest.count % stages:
+            allowed = ", ".join(str(n) for n in range(1, largest.count + 1) if largest.count % n == 0)
+            group = Layers((largest,))
+            raise UserError(f"config.mesh: axis 'stage' of {stages} does not divide '{group}' of model.{name} (allowed: {allowed})")
+
+
+def _check_parts(wanted: int | None, stages: int, own: int) -> None:
+    """`own`: the sequences of a microbatch on a device."""
+    allowed = [stages * n for n in range(1, own + 1) if own % n == 0]
+    if wanted is not None and wanted not in allowed:
+        raise UserError(
+            f"config.train.pipeline_microbatches: {wanted} does not divide a microbatch over {stages} stages "
+            f"(allowed: {', '.join(map(str, allowed))})"
+        )
 
 
 def _microbatch(tokens: int | None, context: int, rows: int, sizes: list[int]) -> int:

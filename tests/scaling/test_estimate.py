@@ -42,6 +42,16 @@ def both(name: str, overrides: dict):
         ("llama:tiny", {"mesh": "data:8", "model.vocab": 16384, "train.batch_tokens": 4096}),
         ("gpt2:tiny", {"mesh": "data:2,fsdp:4", "train.remat": "dots", "model.d_model": 128, "train.batch_tokens": 8192}),
         ("palm:tiny", {"mesh": "fsdp:8", "train.batch_tokens": 8192, "train.microbatch_tokens": 2048}),
+        (
+            "llama:tiny",
+            {
+                "mesh": "stage:2,data:4",
+                "train.remat": "full",
+                "model.d_model": 128,
+                "model.decoder": "6*block",
+                "train.batch_tokens": 16384,
+            },
+        ),
         ("t5:tiny", {"mesh": "data:4,tensor:2", "train.batch_tokens": 8192}),
         ("bert:tiny", {"mesh": "data:8", "train.batch_tokens": 8192}),
         ("gemma3:tiny", {"mesh": "fsdp:4,tensor:2", "train.batch_tokens": 8192}),

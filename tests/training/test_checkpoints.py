@@ -144,6 +144,7 @@ def test_a_training_step_does_not_reach_what_is_being_saved(tmp_path, packed, sa
         (("data:1", 1), ("data:2,fsdp:2,tensor:2", 8)),
         (("fsdp:2,tensor:4", 8), ("fsdp:4,tensor:2", 8)),
         (("fsdp:8", 8), ("data:1", 1)),
+        (("stage:2,data:2", 4), ("fsdp:2", 2)),
     ],
 )
 def test_a_state_moves_to_another_mesh(tmp_path, saved, before, after):
