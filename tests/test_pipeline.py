@@ -65,7 +65,7 @@ EXPERTS = DECODER | dict(
 )
 CASES = {
     "decoder": (DECODER, "stage:4,data:2", {}, 1),
-    "lending": (LENDING, "stage:2,fsdp:2,tensor:2", {"remat": "full"}, 2),
+    "lending": (LENDING, "stage:2,fsdp:2,tensor:2", {"remat": "full", "stream": "features"}, 2),
     "encoder": (ENCODER, "stage:4", {"remat": "dots"}, 1),
     "both": (BOTH, "stage:2,sequence:2", {}, 1),
     "experts": (EXPERTS, "stage:2,expert:2", {"pipeline_microbatches": 2}, 1),
