@@ -33,6 +33,10 @@ BIASES = {
     "alibi": ("alibi", ()),
     "t5": ("t5_bias(buckets=8, max_distance=12, initializer=normal(std=1))", ("table",)),
     "xl": ("transformer_xl(initializer=normal(std=1))", ("kernel", "content_bias", "position_bias")),
+    "parts": (
+        "transformer_xl(parts=True, initializer=normal(std=1))",
+        ("kernel", "content_bias", "position_bias", "part_bias", "parts"),
+    ),
 }
 
 
@@ -42,11 +46,14 @@ def relative(name: str, arrays: tuple[jax.Array, ...]) -> Bias:
     module = registry.create("position", sentence, "position", d_model=6)
     if name == "alibi":
         return module.bias(4).replace(arrays=arrays)
-    params, q = dict(zip(names, arrays, strict=True)), jnp.zeros((1, TIME, 4, 8))
-    return module.apply({"params": params}, q, q, Context(jnp.zeros((1, TIME), jnp.int32)), 0.5, method="attend")[2]
+    params, q = dict(zip(names, arrays, strict=True)), jnp.zeros((2, TIME, 4, 8))
+    types = jnp.asarray(np.random.default_rng(9).integers(0, 2, (2, TIME)))
+    context = Context(jnp.zeros((2, TIME), jnp.int32), types_BT=types)
+    return module.apply({"params": params}, q, q, context, 0.5, method="attend")[2]
 
 
-SHAPES = {"alibi": ((4,),), "t5": ((8, 4),), "xl": ((6, 4, 8), (4, 8), (4, 8)), None: ()}
+XL = (6, 4, 8), (4, 8), (4, 8)
+SHAPES = {"alibi": ((4,),), "t5": ((8, 4),), "xl": XL, "parts": (*XL, (4, 8), (2, 4, 8)), None: ()}
 
 
 @dataclasses.dataclass
@@ -93,6 +100,7 @@ CASES = [
     *((SEQUENCE, "ring", case) for case in EVERY + SHORT),
     *((BOTH, way, case) for way in ("ring", "all_to_all") for case in EVERY),
     (SEQUENCE, "all_to_all", EVERY[0]),
+    (BOTH, "all_to_all", Parted(mask="full", bias="parts", segments=True)),
     (BOTH, "gathered", EVERY[0]),
     (SEQUENCE, "gathered", EVERY[2]),
     (BOTH, "auto", Parted(mask="dilated(segments=(8, 16), rates=(1, 2), heads=4)", segments=True)),
@@ -196,6 +204,9 @@ def test_what_is_impossible_is_told():
     assert str(e.value) == (
         "attention: 'all_to_all' is impossible here: 6 heads do not divide over 4 devices; allowed: auto, ring, gathered"
     )
+    parts = Parted(mask="full", bias="parts", heads=4)
+    with on(SEQUENCE), pytest.raises(UserError, match="'ring' is impossible here: what positions add depends on tokens"):
+        parts.attend(*parts.learned(), "ring")
     dilated = Parted(mask="dilated(segments=(8, 16), rates=(1, 2), heads=4)")
     with (
         on(SEQUENCE),
