@@ -99,8 +99,8 @@ def test_chunks_of_parts_of_the_sequence_give_the_reference():
     uniform = GENERATOR.random((BATCH, TIME)).astype(np.float32)
     head = projection(jnp.asarray(KERNEL), jnp.asarray(BIAS), options)
     drawn = ce.sample(jnp.asarray(X), head, jnp.asarray(uniform), 1000)
-    with jax.set_mesh(sharding.make_mesh("sequence:2", jax.devices()[:2])):
-        # Three rows of five tokens on each device, one of each row at a time.
+    with jax.set_mesh(sharding.make_mesh("data:3,sequence:2", jax.devices()[:6])):
+        # Five tokens of a row on each device, one at a time.
         found = both(functools.partial(ce.cross_entropy, chunk_tokens=3), options, cost)
         sampled = jax.jit(lambda x: ce.sample(x, head, uniform, 3))(X)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, of_reference("all", cost))
