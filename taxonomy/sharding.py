@@ -8,6 +8,9 @@ Parameters and activations name what their dimensions mean; only this file knows
     fsdp      parts of the batch and of the parameters
 
 What is not of a stage, such as the embedding and the head, is computed with the batch divided over stages too.
+
+A dimension of a parameter or of heads that its mesh axis does not divide stands whole on every device; the batch and the sequence
+must divide. An axis that divides no parameter that it is for is a mistake.
 """
 
 import collections
@@ -15,7 +18,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -300,6 +303,29 @@ def parameter_shardings(declared: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, partition(d.names, d.value.shape, mesh, jax.tree_util.keystr(path)))
 
     return jax.tree_util.tree_map_with_path(one, declared, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def check_lengths(sizes: Mapping[str, int], lengths: Mapping[str, int]) -> None:
+    """Raises UserError where the sequence axis of a mesh with these sizes does not divide the tokens of a row, given by field."""
+    devices = sizes["sequence"]
+    for field, length in lengths.items():
+        if length % devices:
+            allowed = ", ".join(str(n) for n in range(1, devices + 1) if length % n == 0)
+            raise UserError(
+                f"config.mesh: axis 'sequence' has {devices} devices, which do not divide {field}={length} "
+                f"(allowed up to it: {allowed})"
+            )
+
+
+def check_use(declared: Any, mesh: Mesh | AbstractMesh) -> None:
+    """Raises UserError where a mesh axis divides none of the parameters' dimensions that it is for."""
+    leaves = jax.tree.leaves(declared, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    dimensions = sorted({(name, size) for d in leaves for name, size in zip(d.names, d.value.shape, strict=True) if name})
+    for axis in ("fsdp", "tensor"):
+        meant = [(name, size) for name, size in dimensions if axis in RULES[name]]
+        if mesh.shape[axis] > 1 and all(size % mesh.shape[axis] for _, size in meant):
+            found = ", ".join(f"{name}={size}" for name, size in meant)
+            raise UserError(f"config.mesh: axis '{axis}' has {mesh.shape[axis]} devices, which must divide any of {found}")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

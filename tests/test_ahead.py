@@ -188,7 +188,8 @@ def test_execution_changes_nothing(one, packed):
     assert_trees_close({**found, "decoder": stack.restack(found["decoder"], model.spec.decoder)}, expected, rtol=1e-5)
 
 
-def test_many_devices_and_microbatches_are_one_step(one, packed):
+@pytest.mark.parametrize("mesh", ["data:2,fsdp:2,tensor:2", "data:2,sequence:4"])
+def test_many_devices_and_microbatches_are_one_step(one, packed, mesh):
     model, params = one
     batch = uneven_batch(packed, 32)
 
@@ -201,7 +202,7 @@ def test_many_devices_and_microbatches_are_one_step(one, packed):
 
     expected, figures = step("data:1", 1, 1)
     assert figures["objective"] > figures["loss"] + 0.1
-    found, again = step("data:2,fsdp:2,tensor:2", 8, 2)
+    found, again = step(mesh, 8, 2)
     np.testing.assert_allclose(list(again.values()), list(figures.values()), rtol=1e-5)
     assert_trees_close(found, expected, rtol=1e-5)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import re
 
 import flax.linen as nn
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
-from training.common import RATE, assert_trees_close, start, trainer_of, uneven_batch
+from training.common import RATE, assert_trees_close, results, start, trainer_of, uneven_batch
 
 from taxonomy import config as config_lib
 from taxonomy import registry, sharding, spec
@@ -73,13 +72,6 @@ def assert_as_alone(text, experts="auto", rows=ROWS, **options):
     run, inputs = compiled(text, experts, rows, options)
     assert_trees_close(run(*inputs), expected, rtol=1e-5)
     return run.as_text()
-
-
-def results(text, operation):
-    """The shapes of all results of an operation, without dimensions of one."""
-    found = re.findall(rf"= (.*?) {operation}(?:-start)?\(", text)
-    shapes = [re.findall(r"\w+\[([\d,]*)\]", one) for one in found]
-    return {tuple(int(n) for n in shape.split(",") if n not in ("", "1")) for one in shapes for shape in one}
 
 
 def kernels_of_others(text, experts=8):

@@ -15,6 +15,7 @@ from taxonomy import config as config_lib
 from taxonomy import sharding, spec
 from taxonomy.errors import UserError
 from taxonomy.layers.params import Declared
+from taxonomy.training.loop import make_trainer
 from taxonomy.training.plan import make_plan
 
 CUBE = "data:2,fsdp:2,tensor:2"
@@ -98,6 +99,16 @@ def test_outer_layers_stand_in_stages(outer, place):
     assert sharding.partition(("batch", "time"), (8, 4), mesh) == PartitionSpec(("stage", "fsdp"), None)
     with jax.set_mesh(mesh), sharding.in_stage():
         assert sharding.place("batch", 8) == ("fsdp",) and sharding.stages() == 1
+
+
+def test_heads_are_divided_or_whole():
+    mesh = sharding.abstract_mesh("tensor:12", 12)
+    for heads, groups, places in ((48, 1, ("tensor", None)), (48, 12, ("tensor", "tensor")), (40, 8, (None, None))):
+        found = [
+            sharding.partition(("embed", axis, "head_dim"), (64, n, 8), mesh)[1]
+            for axis, n in (("heads", heads), ("kv_heads", groups))
+        ]
+        assert tuple(found) == places
 
 
 def test_a_mesh_axis_of_size_one_takes_nothing():
@@ -197,6 +208,35 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(overrides, said):
     with pytest.raises(UserError) as e:
         make_plan(config_lib.load_config("llama:tiny", overrides), 8)
     assert str(e.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "said"),
+    [
+        (
+            "llama:tiny",
+            "sequence:6",
+            "axis 'sequence' has 6 devices, which do not divide model.context=64 (allowed up to it: 1, 2, 4)",
+        ),
+        (
+            "t5:tiny",
+            "sequence:5",
+            "axis 'sequence' has 5 devices, which do not divide model.context=32 (allowed up to it: 1, 2, 4)",
+        ),
+    ],
+)
+def test_a_sequence_that_does_not_divide_is_refused(name, mesh, said):
+    with pytest.raises(UserError) as e:
+        make_plan(config_lib.load_config(name, {"mesh": mesh}), sharding.devices_of(mesh))
+    assert str(e.value) == f"config.mesh: {said}"
+
+
+def test_an_axis_that_divides_nothing_is_refused():
+    plan = make_plan(config_lib.load_config("llama:tiny", {"mesh": "tensor:7"}), 7)
+    with pytest.raises(UserError) as e:
+        make_trainer(plan, sharding.abstract_mesh("tensor:7", 7))
+    said = "axis 'tensor' has 7 devices, which must divide any of heads=4, kv_heads=2, mlp=160, vocab=512"
+    assert str(e.value) == f"config.mesh: {said}"
 
 
 def meshes(tiny) -> list[tuple[str, int]]:

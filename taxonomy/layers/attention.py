@@ -14,7 +14,7 @@ from taxonomy.layers import streams
 from taxonomy.layers.cache import cached, remembered
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
-from taxonomy.layers.positions import Bias, NoPosition
+from taxonomy.layers.positions import NoPosition
 from taxonomy.ops import attention as ops
 from taxonomy.ops.masks import Full
 from taxonomy.registry import Annotated, Component, Init, Mask, Norm, Position, component, formula
@@ -128,9 +128,9 @@ class Attention(nn.Module, kw_only=True):
             brought = (k_BSGK, v_BSGK, memory.positions_BS)
         keys = remembered(self, brought, None if memory is None else memory.segments_BS, context, q_BTHK.dtype)
         segments_BT = None if keys.segments_BS is None else context.segments_BT
-        return ops.attend(q_BTHK, context.positions_BT, segments_BT, keys, self._scores(None, context), "reference")
+        return ops.attend(q_BTHK, context.positions_BT, segments_BT, keys, self._scores(None, context), context.attention)
 
-    def _scores(self, bias: Bias | None, context: Context, sharpness: float = 1.0) -> ops.Scores:
+    def _scores(self, bias: ops.Bias | None, context: Context, sharpness: float = 1.0) -> ops.Scores:
         drop = functools.partial(dropout, self, rate=self.dropout, train=context.train)
         sinks_H = declare(self, "sinks", (self.heads,), ("heads",), "bias") if self.sinks else None
         mask, scale = registry.instantiate(self.mask), self.scale * sharpness

@@ -12,9 +12,9 @@ from taxonomy.layers import streams
 from taxonomy.layers.cache import cached
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, dropout, project
-from taxonomy.layers.positions import Bias, NoPosition
+from taxonomy.layers.positions import NoPosition
 from taxonomy.ops import attention as ops
-from taxonomy.ops.attention import Keys
+from taxonomy.ops.attention import Bias, Keys
 from taxonomy.registry import Init, Mask, Norm, Position, component, formula
 
 
@@ -106,7 +106,7 @@ class LatentAttention(nn.Module):
 
     def _of_rotary(self, bias: Bias) -> Bias:
         """A position's bias, which reads only the features of queries that the position acts on: the last ones in both forms."""
-        return lambda q_BTHK, *coordinates: bias(q_BTHK[..., -self.rotary_dim :], *coordinates)
+        return bias.replace(add=lambda q_BTHK, *others: bias.add(q_BTHK[..., -self.rotary_dim :], *others))
 
     def _queries(self, x_BTD: jax.Array) -> jax.Array:
         """(B, T, H, head_dim + rotary_dim)."""

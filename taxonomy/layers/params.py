@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from taxonomy import registry
+from taxonomy import registry, sharding
 from taxonomy.layers.parametrizations import spread
 from taxonomy.registry import Component
 
@@ -93,15 +93,16 @@ def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, inpu
     """Contracts the last `inputs` dimensions of x (B, T, ...) with the first of the kernel, in x's dtype.
 
     Tokens are flattened to one dimension first: that keeps all three matrix products of training on the fast path on CPU and
-    changes nothing on accelerators.
+    changes nothing on accelerators. Where devices have parts of the sequence, no dimension of all tokens could keep its place.
     """
     lead = x.shape[: x.ndim - inputs]
-    x_NI = x.reshape(-1, math.prod(x.shape[x.ndim - inputs :]))
+    tokens = lead if len(lead) == 2 and sharding.place("time", lead[1]) else (-1,)
+    x_NI = x.reshape(*tokens, math.prod(x.shape[x.ndim - inputs :]))
     if isinstance(kernel, Turned):
         # The barrier keeps XLA from multiplying in the other order, which would take this away.
         y_NO = jax.lax.optimization_barrier(kernel.kernel_OI.astype(x.dtype) @ x_NI.T).T
     else:
-        y_NO = x_NI @ kernel.astype(x.dtype).reshape(x_NI.shape[1], -1)
+        y_NO = x_NI @ kernel.astype(x.dtype).reshape(x_NI.shape[-1], -1)
     if bias is not None:
         y_NO = y_NO + bias.astype(x.dtype).reshape(-1)
     return y_NO.reshape(*lead, *kernel.shape[inputs:])

@@ -3,20 +3,15 @@
 A position component has two hooks: `embed` at the embedding, `attend` in every attention layer. Positions count within a document.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare
+from taxonomy.ops.attention import Bias
 from taxonomy.ops.masks import AttentionMask
 from taxonomy.registry import Init, component, formula
-
-# (queries (B, T, H, K), their positions (B, T), key positions (B, S), offset) -> added to scores, broadcastable to (B, H, T, S).
-# `offset`: row t and column s are t + offset - s tokens apart whenever they are in one document; None when no such number exists.
-Bias = Callable[[jax.Array, jax.Array, jax.Array, int | None], jax.Array]
 
 
 @component("none", kind="position", paper="Haviv et al. 2022, arXiv:2203.16634; Kazemnejad et al. 2023, arXiv:2305.19466")

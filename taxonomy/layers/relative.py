@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, project
-from taxonomy.layers.positions import Bias, NoPosition, sinusoids
+from taxonomy.layers.positions import NoPosition, sinusoids
+from taxonomy.ops.attention import Bias
 from taxonomy.ops.masks import AttentionMask
 from taxonomy.registry import Init, component, formula
 
@@ -26,11 +27,11 @@ class ALiBi(NoPosition):
         """What is added to scores."""
         slopes_H = self.scale * jnp.asarray(alibi_slopes(heads), jnp.float32)
 
-        def add(q_BTHK, q_positions_BT, k_positions_BS, offset):
+        def add(q_BTHK, q_positions_BT, k_positions_BS, offset, slopes_H):
             distance = q_positions_BT[:, None, :, None] - k_positions_BS[:, None, None, :]
             return -slopes_H[None, :, None, None] * jnp.abs(distance).astype(jnp.float32)
 
-        return add
+        return Bias(add, (slopes_H,), (("heads",),))
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -63,11 +64,11 @@ class T5Bias(NoPosition):
     def attend(self, q_BTHK: jax.Array, k_BTGK: jax.Array, context: Context, scale: float):
         table_NH = context.relative_NH if self.shared else self.table(q_BTHK.shape[2])
 
-        def add(q_BTHK, q_positions_BT, k_positions_BS, offset):
+        def add(q_BTHK, q_positions_BT, k_positions_BS, offset, table_NH):
             bucket_BTS = self.bucket(k_positions_BS[:, None, :] - q_positions_BT[:, :, None])
             return table_NH[bucket_BTS].transpose(0, 3, 1, 2)
 
-        return q_BTHK, k_BTGK, add
+        return q_BTHK, k_BTGK, Bias(add, (table_NH,), ((None, "heads"),))
 
     @nn.compact
     def table(self, heads: int) -> jax.Array:
@@ -121,12 +122,14 @@ class TransformerXLPosition(NoPosition):
             b_HK = declare(self, "part_bias", (heads, head_dim), axes, "bias").astype(q_BTHK.dtype)
             s_NHK = declare(self, "parts", (2, heads, head_dim), (None, *axes), "relative", self.initializer).astype(q_BTHK.dtype)
 
-        def add(q_BTHK, q_positions_BT, k_positions_BS, offset):
+        reach = context.cache_length or context.reach
+
+        def add(q_BTHK, q_positions_BT, k_positions_BS, offset, kernel, u_HK, v_HK):
             # The queries here have u already.
             q_BTHK = q_BTHK + (v_HK - u_HK)
             time, keys = q_BTHK.shape[1], k_positions_BS.shape[1]
             if offset is None:
-                highest = (context.cache_length or context.reach or keys) - 1
+                highest = (reach or keys) - 1
                 distance_R = jnp.arange(-highest, highest + 1)
             else:
                 distance_R = offset + time - 1 - jnp.arange(time + keys - 1)
@@ -139,16 +142,20 @@ class TransformerXLPosition(NoPosition):
             index_BTS = jnp.clip(distance_BTS + highest, 0, 2 * highest)
             return jnp.take_along_axis(scores_BHTR, index_BTS[:, None], axis=-1)
 
-        def add_with_parts(q_BTHK, q_positions_BT, k_positions_BS, offset):
+        def add_with_parts(q_BTHK, q_positions_BT, k_positions_BS, offset, kernel, u_HK, v_HK, b_HK, s_NHK, types_BT):
             scores_BHTN = scale * jnp.einsum("bthk,nhk->bhtn", q_BTHK + (b_HK - u_HK), s_NHK, preferred_element_type=jnp.float32)
             # Masks that look both ways are never cut into chunks: all tokens are queries and keys here.
-            other_BTS = context.types_BT[:, :, None] != context.types_BT[:, None, :]
+            other_BTS = types_BT[:, :, None] != types_BT[:, None, :]
             parts_BHTS = jnp.where(other_BTS[:, None], scores_BHTN[..., 1:], scores_BHTN[..., :1])
-            return add(q_BTHK, q_positions_BT, k_positions_BS, offset) + parts_BHTS
+            return add(q_BTHK, q_positions_BT, k_positions_BS, offset, kernel, u_HK, v_HK) + parts_BHTS
 
+        of_heads = ("heads", None)
+        bias = Bias(add, (kernel, u_HK, v_HK), ((None, *of_heads), of_heads, of_heads))
         # All tokens of one part: the same number for all keys.
-        two_parts = self.parts and context.types_BT is not None
-        return q_BTHK + u_HK, k_BTGK, add_with_parts if two_parts else add
+        if self.parts and context.types_BT is not None:
+            arrays, axes = (b_HK, s_NHK, context.types_BT), (of_heads, (None, *of_heads), ("batch", None))
+            bias = Bias(add_with_parts, bias.arrays + arrays, bias.axes + axes)
+        return q_BTHK + u_HK, k_BTGK, bias
 
     def distance_flops(self, mask: AttentionMask, context: int, heads: int, head_dim: int) -> float:
         """A product of every query with the distances it needs. W R itself is computed once for a whole batch: not counted."""

@@ -9,26 +9,50 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from taxonomy import sharding
 from taxonomy.errors import UserError, nearest
 from taxonomy.ops.masks import AttentionMask
 
-_MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
+MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
 
 
+@struct.dataclass
+class Bias:
+    """What positions add to scores.
+
+    add: (queries (B, T, H, K), their positions (B, T), key positions (B, S), offset, *arrays) -> broadcastable to (B, H, T, S).
+    `offset`: row t and column s are t + offset - s tokens apart whenever they are in one document; None when no such number exists.
+    axes: for each array what its dimensions are: "heads", "batch", or None for anything else. All that `add` computes with is in
+    the arrays, so that a device can do it for heads of its own.
+    """
+
+    add: Callable[..., jax.Array] = struct.field(pytree_node=False)
+    arrays: tuple[jax.Array, ...] = ()
+    axes: tuple[tuple[str | None, ...], ...] = struct.field(pytree_node=False, default=())
+
+    def __call__(self, q_BTHK: jax.Array, q_positions_BT: jax.Array, k_positions_BS: jax.Array, offset: int | None) -> jax.Array:
+        return self.add(q_BTHK, q_positions_BT, k_positions_BS, offset, *self.arrays)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["bias", "sinks_H"],
+    meta_fields=["mask", "scale", "softcap", "dropout", "totals"],
+)
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """Everything that turns q.k into weights, besides the arrays.
 
-    bias: see `layers.positions.Bias`. softcap: scores become cap * tanh(score / cap). sinks_H: for each head, the score of a key
+    softcap: scores become cap * tanh(score / cap). sinks_H: for each head, the score of a key
     that has no value: it only takes weight from the others. totals: outputs are float32 and have a last feature more, the
     logarithm of the softmax's denominator.
     """
 
     mask: AttentionMask
     scale: float
-    bias: Callable | None = None
+    bias: Bias | None = None
     softcap: float | None = None
     dropout: Callable[[jax.Array], jax.Array] | None = None
     sinks_H: jax.Array | None = None
@@ -73,19 +97,24 @@ def attend(
     implementation: str = "auto",
     q_ranks_BT: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention in the named implementation ("auto" chooses); returns (B, T, H, K). Raises UserError on an unknown name.
+    """Attention in the named implementation ("auto" chooses); returns (B, T, H, K).
 
-    With ranks (see `Keys`) a query that sees no key gets zeros.
+    With ranks (see `Keys`) a query that sees no key gets zeros. Where devices have parts of the sequence, see `across`; "chunked"
+    and "reference" are left to the partitioner there. Raises UserError on an unknown name, and where `across` cannot do as told.
     """
     if implementation not in IMPLEMENTATIONS:
         raise UserError(f"attention: unknown implementation '{implementation}'{nearest(implementation, IMPLEMENTATIONS)}")
+    if implementation not in ("chunked", "reference", "splash") and sharding.place("time", q_BTHK.shape[1]):
+        from taxonomy.ops import across
+
+        return across.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, implementation, q_ranks_BT)
     return IMPLEMENTATIONS[implementation](q_BTHK, q_positions_BT, q_segments_BT, keys, scores, q_ranks_BT)
 
 
 def reference(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
     """All T x S scores at once."""
     offset = 0 if keys.aligned else None
-    return _heads_last(_attend_block(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, offset, q_ranks_BT))
+    return heads_last(_attend_block(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, offset, q_ranks_BT))
 
 
 def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
@@ -111,7 +140,7 @@ def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q
         segments_BT, ranks_BT = (None if a is None else a[:, rows] for a in (q_segments_BT, q_ranks_BT))
         reached, offset = keys.between(first, last), start - first
         outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, offset, ranks_BT))
-    return _heads_last(jnp.concatenate(outputs, 3))
+    return heads_last(jnp.concatenate(outputs, 3))
 
 
 def _banded(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -> jax.Array:
@@ -144,7 +173,7 @@ def _banded(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores) -
         True,
     )
     own = (rows(a, 1, 0, size, 0) for a in (q_BTHK, q_positions_BT, q_segments_BT))
-    y_BTHK = _heads_last(_attend_block(*own, reached, scores, before))
+    y_BTHK = heads_last(_attend_block(*own, reached, scores, before))
     return y_BTHK.reshape(batch, chunks * size, *y_BTHK.shape[2:])[:, :time]
 
 
@@ -171,9 +200,11 @@ def auto(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ra
 
 
 IMPLEMENTATIONS = {"auto": auto, "chunked": chunked, "reference": reference, "splash": kernel}
+# How devices that have parts of the sequence work together, see `across`; one alone has nobody to work with.
+IMPLEMENTATIONS |= dict.fromkeys(("ring", "all_to_all", "gathered"), auto)
 
 
-def _heads_last(y_BGRTK: jax.Array) -> jax.Array:
+def heads_last(y_BGRTK: jax.Array) -> jax.Array:
     batch, groups, repeats, time, head_dim = y_BGRTK.shape
     return y_BGRTK.transpose(0, 3, 1, 2, 4).reshape(batch, time, groups * repeats, head_dim)
 
@@ -185,22 +216,31 @@ def _by_head(products: str, one: jax.Array, other: jax.Array, **how) -> jax.Arra
     return jnp.einsum(products.replace("b", ""), one[0], other[0], **how)[None]
 
 
-def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset: int | None, q_ranks=None) -> jax.Array:
-    """(B, G, R, T, K). `offset` is the place of the first query among the keys, None when they are not aligned."""
-    batch, time, heads, head_dim = q_BTHK.shape
+def by_group(x_BTHK: jax.Array, groups: int) -> jax.Array:
+    """(B, G, R, T, K)."""
+    batch, time, heads, head_dim = x_BTHK.shape
+    return x_BTHK.reshape(batch, time, groups, heads // groups, head_dim).transpose(0, 2, 3, 1, 4)
+
+
+def logits(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset, q_ranks=None) -> tuple[jax.Array, jax.Array]:
+    """Float32 scores (B, G, R, T, S), and which keys a query may see (B, T, S); those of the others are very low.
+
+    `offset` is the place of the first query among the keys, None when they are not aligned.
+    """
+    batch, time, heads, _ = q_BTHK.shape
     k_positions, groups = keys.positions_BS, keys.k_BGSK.shape[1]
     repeats = heads // groups
-    q_BGRTK = q_BTHK.reshape(batch, time, groups, repeats, head_dim).transpose(0, 2, 3, 1, 4)
+    q_BGRTK = by_group(q_BTHK, groups)
     # Scaled in float32: queries in bfloat16 would lose bits to any scale that is no power of two.
-    logits = _by_head("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, preferred_element_type=jnp.float32) * scores.scale
+    logits_BGRTS = _by_head("bgrtk,bgsk->bgrts", q_BGRTK, keys.k_BGSK, preferred_element_type=jnp.float32) * scores.scale
     if scores.softcap is not None:
-        logits = scores.softcap * jnp.tanh(logits / scores.softcap)
+        logits_BGRTS = scores.softcap * jnp.tanh(logits_BGRTS / scores.softcap)
     if scores.bias is not None:
         bias = scores.bias(q_BTHK, q_positions, k_positions, offset)
-        logits = logits + bias.reshape(bias.shape[0], groups, repeats, *bias.shape[2:])
+        logits_BGRTS = logits_BGRTS + bias.reshape(bias.shape[0], groups, repeats, *bias.shape[2:])
     if scores.mask.by_head:
         times = scores.mask.times(q_positions, k_positions).reshape(batch, groups, repeats, time, -1)
-        logits = jnp.where(times > 0, logits + jnp.log(jnp.maximum(times, 1).astype(jnp.float32)), _MASKED)
+        logits_BGRTS = jnp.where(times > 0, logits_BGRTS + jnp.log(jnp.maximum(times, 1).astype(jnp.float32)), MASKED)
     allowed_BTS = scores.mask.allowed(q_positions[:, :, None], k_positions[:, None, :])
     if scores.mask.prefix and keys.prefix_BS is not None:
         allowed_BTS |= keys.prefix_BS[:, None, :]
@@ -209,10 +249,16 @@ def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, o
         allowed_BTS &= q_segments[:, :, None] == keys.segments_BS[:, None, :]
     if q_ranks is not None:
         allowed_BTS &= keys.ranks_BS[:, None, :] <= q_ranks[:, :, None]
-    logits = jnp.where(allowed_BTS[:, None, None], logits, _MASKED)
-    weights = jax.nn.softmax(logits, axis=-1)
+    return jnp.where(allowed_BTS[:, None, None], logits_BGRTS, MASKED), allowed_BTS
+
+
+def _attend_block(q_BTHK, q_positions, q_segments, keys: Keys, scores: Scores, offset: int | None, q_ranks=None) -> jax.Array:
+    """(B, G, R, T, K)."""
+    groups, repeats = keys.k_BGSK.shape[1], q_BTHK.shape[2] // keys.k_BGSK.shape[1]
+    logits_BGRTS, allowed_BTS = logits(q_BTHK, q_positions, q_segments, keys, scores, offset, q_ranks)
+    weights = jax.nn.softmax(logits_BGRTS, axis=-1)
     if scores.sinks_H is not None or scores.totals:
-        log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        log_z = jax.nn.logsumexp(logits_BGRTS, axis=-1, keepdims=True)
     if scores.sinks_H is not None:
         sinks_GR11 = scores.sinks_H.reshape(groups, repeats, 1, 1)
         weights = weights * jax.nn.sigmoid(log_z - sinks_GR11)  # z / (z + e^sink)

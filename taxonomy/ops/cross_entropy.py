@@ -137,11 +137,16 @@ def sample(x_BTD: jax.Array, head: Projection, uniform_BT: jax.Array, chunk_toke
 
 
 def _chunks(x_BTD: jax.Array, chunk_tokens: int) -> int:
-    """How many parts the time axis falls into."""
+    """How many parts the time axis falls into, of each device that has a part of the sequence."""
     batch, time, _ = x_BTD.shape
-    devices = sharding.over(sharding.place("batch", batch))
-    chunks = -(-batch * time // (chunk_tokens * devices))
+    time //= _apart(time)
+    chunks = -(-batch * time // (chunk_tokens * sharding.over(sharding.place("batch", batch))))
     return next(n for n in range(min(chunks, time), time + 1) if time % n == 0)
+
+
+def _apart(time: int) -> int:
+    """How many devices have a part of the sequence."""
+    return sharding.over(sharding.place("time", time))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -159,16 +164,23 @@ def zeros(rows: int) -> Sums:
 
 
 def _over_chunks(step, carry, arrays, chunks):
-    """Scans over chunks of the time axis (axis 1)."""
+    """Scans over chunks of the time axis (axis 1), each of which has a chunk of every device's part."""
     if chunks == 1:
         return step(carry, arrays)
-    split = lambda a: a.reshape(a.shape[0], chunks, -1, *a.shape[2:]).swapaxes(0, 1)  # noqa: E731
+
+    def split(a):
+        parts = a.reshape(a.shape[0], _apart(a.shape[1]), chunks, -1, *a.shape[2:])
+        return jnp.moveaxis(parts, 2, 0).reshape(chunks, a.shape[0], -1, *a.shape[2:])
+
     return jax.lax.scan(step, carry, jax.tree.map(split, arrays))
 
 
 def _joined(y, chunks: int):
     """The time axis of what `_over_chunks` gave, whole again."""
-    return y if chunks == 1 else y.swapaxes(0, 1).reshape(y.shape[1], -1, *y.shape[3:])
+    if chunks == 1:
+        return y
+    parts = y.reshape(*y.shape[:2], _apart(chunks * y.shape[2]), -1, *y.shape[3:])
+    return jnp.moveaxis(parts, 0, 2).reshape(y.shape[1], -1, *y.shape[3:])
 
 
 def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
@@ -177,22 +189,25 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
     kernel_DV = jax.lax.optimization_barrier(kernel_VD.T)
     # Gradients of the head have an axis of the places (P) that the batch's rows stand at, until all chunks are added up.
     places = sharding.over(sharding.place("batch", x_BTD.shape[0])) if chunks > 1 else 1
-    by_place = lambda a: a.reshape(places, -1, a.shape[-1])  # noqa: E731
+    by_place = lambda a: a.reshape(places, -1, *a.shape[1:])  # noqa: E731
     # They are divided by features where the vocabulary does not divide.
     features, vocab = (None, "vocab") if sharding.place("vocab", kernel_VD.shape[0]) else ("feature_parts", None)
 
     def added(d_kernel_PDV, x_ND, d_NV):
         """x.T d of every place, added. The plain form is that which XLA on CPU computes fastest."""
         if places == 1:
-            return d_kernel_PDV + jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)[None]
-        x_PND = sharding.constrained(by_place(x_ND), ("batch", None, features))
-        product_PDV = jnp.einsum("pnd,pnv->pdv", x_PND, by_place(d_NV), preferred_element_type=jnp.float32)
+            return d_kernel_PDV + _outer(x_ND, d_NV)[None]
+        tokens = (None,) if x_ND.ndim == 2 else (None, "time")
+        x_PND = sharding.constrained(by_place(x_ND), ("batch", *tokens, features))
+        product_PDV = jax.vmap(_outer)(x_PND, by_place(d_NV))
         return sharding.constrained(d_kernel_PDV + product_PDV, ("batch", features, vocab))
 
     def step(carry, chunk):
         sums, d_kernel_PDV, d_bias_PV = carry
         x, targets, weights = chunk
-        x_ND = x.reshape(-1, x.shape[-1])
+        # Tokens are flattened as in `layers.params.project`.
+        tokens = (-1,) if _apart(x_BTD.shape[1]) == 1 else x.shape[:-1]
+        x_ND = x.reshape(*tokens, x.shape[-1])
         raw = jnp.matmul(x_ND, kernel_DV, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
         logits_ = _capped(_shifted(raw, head), head)
         # Through the cap and the scale.
@@ -200,8 +215,8 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
         if head.softcap is not None:
             d = d * (1.0 - jnp.square(logits_ / head.softcap))
         if head.bias_V is not None:
-            d_bias_PV = d_bias_PV + by_place(d).sum(1)
-        d_NV = (d * head.scale).astype(x.dtype).reshape(-1, d.shape[-1])
+            d_bias_PV = d_bias_PV + by_place(d).sum((1, 2))
+        d_NV = (d * head.scale).astype(x.dtype).reshape(*tokens, d.shape[-1])
         d_x = (d_NV @ kernel_VD).reshape(x.shape)
         d_kernel_PDV = added(d_kernel_PDV, x_ND, d_NV)
         sums = jax.tree.map(jnp.add, sums, _sums(logits_, targets, weights, loss))
@@ -216,6 +231,13 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
         d_kernel_DV = sharding.constrained(d_kernel_DV, ("embed", "vocab"))
     d_bias_V = None if d_bias_PV is None else d_bias_PV.sum(0)
     return sums, (d_x, head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias_V))
+
+
+def _outer(x: jax.Array, d: jax.Array) -> jax.Array:
+    """The sum over tokens (N, ...) or (B, T, ...) of the products of all features with all others, float32."""
+    if x.ndim == 2:
+        return jnp.matmul(x.T, d, preferred_element_type=jnp.float32)
+    return jnp.einsum("btd,btv->dv", x, d, preferred_element_type=jnp.float32)
 
 
 def _backward(loss, chunks, saved, cotangent: Sums):

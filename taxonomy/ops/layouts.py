@@ -12,6 +12,9 @@ On a mesh every device gives slots to its own tokens. Where experts stand over d
 Kernels of experts are gathered from the devices that they share with the batch ("fsdp"), never from other experts' devices. Experts
 that the peers do not divide stand on all of them, and every device computes its own tokens. Rows of a batch that do not divide over
 devices stand on all of them, and every device computes its own experts.
+
+Devices that have parts of the same rows compute their own tokens where all get slots and assignments are in the order of tokens.
+Else each of them computes all tokens of the rows, which share what room there is.
 """
 
 import dataclasses
@@ -36,10 +39,11 @@ _FEW = 8
 
 @dataclasses.dataclass(frozen=True)
 class Peers:
-    """Where rows of a batch (`batch`) and experts (`experts`) stand; see `sharding.place`."""
+    """Where rows of a batch (`batch`) and experts (`experts`) stand, and parts of rows (`time`); see `sharding.place`."""
 
     batch: Place
     experts: Place
+    time: Place = ()
 
     @classmethod
     def of(cls, batch: int, experts: int) -> "Peers":
@@ -58,7 +62,12 @@ class Peers:
     @property
     def rows(self) -> Place:
         """Where rows for experts stand that every device has for itself."""
-        return self.batch + tuple(axis for axis in self.experts if axis not in self.batch)
+        return self.batch + self.time + tuple(axis for axis in self.experts if axis not in self.batch)
+
+    @property
+    def tokens(self) -> PartitionSpec:
+        """Where tokens stand, (B, T, ...)."""
+        return PartitionSpec(self.batch, self.time)
 
     def own(self, experts: int) -> tuple[int | jax.Array, int]:
         """The first of a device's experts, and how many it has."""
@@ -86,16 +95,16 @@ class Rows(Layout):
 
     def gather(self, x_BTD: jax.Array, weigh: bool) -> jax.Array:
         """The rows that experts compute, weighted if told."""
-        specs = PartitionSpec(self.peers.batch), PartitionSpec(self._slots())
+        specs = self.peers.tokens, PartitionSpec(self._slots())
         return sharding.locally(lambda x_BTD, slots: self._gather(x_BTD, slots, weigh), specs, self._rows())(x_BTD, self.slots)
 
     def scatter(self, y: jax.Array, x_BTD: jax.Array, weigh: bool) -> jax.Array:
         """The sum of what experts made of each token, weighted if told, (B, T, D); zeros for tokens that none took."""
         rows, time, _ = x_BTD.shape
-        rows //= sharding.over(self.peers.batch)
+        rows, time = rows // sharding.over(self.peers.batch), time // sharding.over(self.peers.time)
         specs = self._rows(), PartitionSpec(self._slots())
         local = lambda y, slots: self._scatter(y, slots, rows, time, weigh)  # noqa: E731
-        return sharding.locally(local, specs, PartitionSpec(self.peers.batch))(y, self.slots)
+        return sharding.locally(local, specs, self.peers.tokens)(y, self.slots)
 
     def _slots(self) -> Place:
         """Where slots stand."""
@@ -230,8 +239,8 @@ class WithOverflow(Dropless):
             y_1ND = slots.scatter(y_EMD.reshape(1, -1, d), y_ND.shape[0], not weigh_input) + y_ND
             return self._return(jax.lax.psum(y_1ND, hidden) if hidden else y_1ND, time)
 
-        batch, rows = PartitionSpec(self.peers.batch), PartitionSpec(self.peers.rows)
-        return sharding.locally(local, (batch, rows, rows, places), batch)(x_BTD, self.slots, self.overflow, params)
+        tokens, rows = self.peers.tokens, PartitionSpec(self.peers.rows)
+        return sharding.locally(local, (tokens, rows, rows, places), tokens)(x_BTD, self.slots, self.overflow, params)
 
 
 def _axes(place: PartitionSpec) -> set[str]:
@@ -245,8 +254,14 @@ def dropless(assignments: Assignments, experts: int, time: int, implementation: 
     With "blocks" all experts have as many slots, and what exceeds those comes in blocks, with "ragged" they follow one another.
     """
     peers = Peers.of(assignments.tokens_BA.shape[0], experts)
+    if assignments.choices is not None:
+        peers = dataclasses.replace(peers, time=sharding.place("time", time))
+        time //= sharding.over(peers.time)
 
     def local(assignments):
+        if peers.time:
+            first = jax.lax.axis_index(peers.time) * time
+            assignments = assignments.replace(tokens_BA=assignments.tokens_BA - first)
         if peers.exchange:
             assignments = jax.tree.map(lambda a: jax.lax.all_gather(a, peers.experts, tiled=True), assignments)
         first, count = peers.own(experts)
@@ -255,7 +270,7 @@ def dropless(assignments: Assignments, experts: int, time: int, implementation: 
             return _sorted(assignments, count)
         return _with_overflow(assignments, count, assignments.experts_BA.size // experts)
 
-    specs = (PartitionSpec(peers.batch),), PartitionSpec(peers.rows)
+    specs = (peers.tokens,), PartitionSpec(peers.rows)
     slots, rest = sharding.locally(local, *specs)(assignments)
     if implementation == "ragged":
         return Sorted(slots, peers, Groups(experts, rest, peers.rows, peers.experts))

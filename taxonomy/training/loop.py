@@ -136,7 +136,9 @@ def make_trainer(plan: Plan, mesh: Mesh | AbstractMesh | None = None) -> Trainer
     train = plan.config.train
     module = model_lib.build(plan.model, **dataclasses.asdict(plan.execution))
     mesh = sharding.make_mesh(plan.config.mesh) if mesh is None else mesh
-    return Trainer(module, plan.optimizer, mesh, train.clip, plan.loss, plan.parts.shape, train.ahead)
+    trainer = Trainer(module, plan.optimizer, mesh, train.clip, plan.loss, plan.parts.shape, train.ahead)
+    sharding.check_use(trainer.declared, mesh)
+    return trainer
 
 
 def make_examples(plan: Plan, prepared):

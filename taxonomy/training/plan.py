@@ -97,6 +97,8 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
     if train.batch_ramp:
         stages = tuple(registry.create("batch_ramp", train.batch_ramp, "config.train.batch_ramp").stages(full, context))
     mesh = sharding.parse_mesh(config.mesh, devices)
+    rows_of = {"model.inputs": parsed.inputs} if len(parsed.stacks) > 1 else {}
+    sharding.check_lengths(mesh, {"train.context" if train.context else "model.context": context} | rows_of)
     rows = math.prod(mesh[axis] for axis in sharding.RULES["batch"])
     stages = tuple((max(rows, size // rows * rows), steps) for size, steps in stages)
     if full % rows:

@@ -93,6 +93,20 @@ def test_chunks_give_the_reference_and_its_gradients(head, loss, chunk):
         assert np.any(b) or (name == "bias" and not HEADS[head].get("bias"))
 
 
+def test_chunks_of_parts_of_the_sequence_give_the_reference():
+    """Every device chunks its own part, and samples are in the order of the tokens."""
+    options, cost = HEADS["all"], Z_LOSS
+    uniform = GENERATOR.random((BATCH, TIME)).astype(np.float32)
+    head = projection(jnp.asarray(KERNEL), jnp.asarray(BIAS), options)
+    drawn = ce.sample(jnp.asarray(X), head, jnp.asarray(uniform), 1000)
+    with jax.set_mesh(sharding.make_mesh("data:3,sequence:2", jax.devices()[:6])):
+        # Five tokens of a row on each device, one at a time.
+        found = both(functools.partial(ce.cross_entropy, chunk_tokens=3), options, cost)
+        sampled = jax.jit(lambda x: ce.sample(x, head, uniform, 3))(X)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, of_reference("all", cost))
+    np.testing.assert_array_equal(sampled, drawn)
+
+
 def test_the_value_alone_is_the_value_with_gradients():
     head = projection(KERNEL, BIAS, HEADS["all"])
     alone = ce.cross_entropy(X, head, TARGETS, WEIGHTS, Z_LOSS, 6)

@@ -67,6 +67,7 @@ def both(name: str, overrides: dict):
                 "train.batch_tokens": 8192,
             },
         ),
+        ("llama:tiny", {"mesh": "sequence:4,fsdp:2", "train.attention": "ring", "train.batch_tokens": 8192}),
     ],
 )
 def test_memory_is_what_the_compiler_says(name, overrides):

@@ -1,6 +1,7 @@
 """What the tests of training share: trainers compiled once, states that may be donated, trees compared."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -77,3 +78,10 @@ def uneven_batch(packed, vocab: int) -> dict:
     for row, real in enumerate((32, 5, 20, 32, 9, 32, 2, 14)):
         batch["weights"][row, real:] = 0.0
     return batch
+
+
+def results(text, operation):
+    """The shapes of all results of an operation in a compiled program, without dimensions of one."""
+    found = re.findall(rf"= (.*?) {operation}(?:-start)?\(", text)
+    shapes = [re.findall(r"\w+\[([\d,]*)\]", one) for one in found]
+    return {tuple(int(n) for n in shape.split(",") if n not in ("", "1")) for one in shapes for shape in one}
