@@ -4,12 +4,16 @@ from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from taxonomy import registry, sharding
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import dropout
 from taxonomy.ops.attention import Keys
 from taxonomy.registry import Component, Norm, Sublayer, component, formula
+
+# What a block is given, by the name that policies of remat know it by.
+STREAM = "stream"
 
 
 class Block(nn.Module, kw_only=True):
@@ -33,6 +37,7 @@ class Block(nn.Module, kw_only=True):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array | tuple[jax.Array, Keys]:
         """The stream after the block and, where a sublayer lends its keys and values, these."""
         lent: list[Keys] = []
+        x_BTD = checkpoint_name(x_BTD, STREAM)
         x_BTD = self.wire(x_BTD, context.replace(lend=lent.append))
         return (x_BTD, *lent) if lent else x_BTD
 

@@ -24,7 +24,7 @@ from taxonomy.stack import Stack
 class Execution:
     """How a model is computed, which changes its speed and memory but not its function.
 
-    dtype: of activations. scan: repeats as one scanned body. remat: a policy of `stack.REMAT_POLICIES`.
+    dtype: of activations. scan: repeats as one scanned body. remat: see `stack.policy_of`.
     attention: an implementation of `ops.attention`. experts: one of `layers.experts`, where nothing limits what an expert takes.
     loss_chunk: tokens whose logits are alive at a time on a device. stream: one of `sharding.STREAMS`. spare: see `Context`.
     pipeline_microbatches: see `pipeline`.

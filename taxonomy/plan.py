@@ -2,13 +2,17 @@
 
     python -m taxonomy.plan --config=palm:540b --mesh=fsdp:256,tensor:24 --accelerator=v4         from the trace, in seconds
     python -m taxonomy.plan --config=palm:8b --mesh=fsdp:16,tensor:4 --topology=v4:4x4x4 --compile       by the TPU's own compiler
+    python -m taxonomy.plan --config=palm:62b --topology=v4:4x4x8 --search                             what fits, the fastest first
 
 Exit code 2 when it does not fit.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags
@@ -26,6 +30,9 @@ _ACCELERATOR = flags.DEFINE_string(
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice, such as v4:4x4x4 or v5e:16x16, which says accelerator and devices.")
 _COMPILE = flags.DEFINE_bool(
     "compile", False, "Also compile the very step for the topology; needs libtpu (the extra [tpu]), no TPU."
+)
+_SEARCH = flags.DEFINE_bool(
+    "search", False, "Propose meshes, remat and microbatches that fit, the fastest first; --mesh=tensor:8 keeps what it says."
 )
 _JSON = flags.DEFINE_bool("json", False, "One line of JSON.")
 
@@ -55,27 +62,125 @@ def main(argv: list[str]) -> None:
     if _COMPILE.value and not slice_:
         raise UserError("--compile: needs a --topology to compile for, such as v4:4x4x4")
     accelerator = slice_.accelerator if slice_ else accelerators.find(_ACCELERATOR.value)
+    reach = max(8, slice_.around) if slice_ else None
+    if _SEARCH.value:
+        if _COMPILE.value:
+            raise UserError("--search: compiles nothing; give --compile with the mesh that it finds")
+        if not slice_ and _DEVICES.value is None:
+            raise UserError("--search: needs --topology, or --devices with --accelerator")
+        _search(config, slice_.devices if slice_ else _DEVICES.value, accelerator, reach)
+        return
     devices = slice_.devices if slice_ else _DEVICES.value or sharding.devices_of(config.mesh)
     plan = make_plan(config, devices)
-    found = estimate(plan, sharding.abstract_mesh(config.mesh, devices, accelerator.kind), accelerator)
+    mesh = sharding.abstract_mesh(config.mesh, devices, accelerator.kind)
+    found = estimate(plan, mesh, accelerator)
     result = _described(config, plan, found)
     if not _JSON.value:
         _show(result, found)
-    fits, needed = found.fits, found.bytes
+    fits, needed, refused = found.fits, found.bytes, ""
     if _COMPILE.value:
         print(f"compiling for {slice_.name}", file=sys.stderr, flush=True)
-        compiled = topology.compile_step(plan, slice_)
-        # The compiler has the last word.
-        fits, needed = True, compiled.peak
-        result |= {"compiled": dataclasses.asdict(compiled), "fits": fits}
-        if not _JSON.value:
-            _show_compiled(compiled)
+        try:
+            compiled = topology.compile_step(plan, slice_)
+        except topology.TooLarge as e:
+            needed = found.bytes if e.temporary is None else found.arguments + e.temporary
+            fits, refused = False, f"{e}; "
+        else:
+            # The compiler has the last word.
+            fits, needed = True, compiled.peak
+            result |= {"compiled": dataclasses.asdict(compiled)}
+            if not _JSON.value:
+                _show_compiled(compiled)
+    result |= {"fits": fits}
     if _JSON.value:
         print(json.dumps(result))
     if not fits:
-        short = (needed - found.room) / 1e9
-        print(f"error: does not fit: {short:.2f} GB short on each device; {_advice(config, plan, found)}", file=sys.stderr)
+        from taxonomy.scaling import search
+
+        short = f"does not fit: {(needed - found.room) / 1e9:.2f} GB short on each device"
+        with _progress("looking for what fits") as say:
+            # What the compiler needs beyond the estimate, anything else will need too.
+            advice = search.nearest(plan, dict(mesh.shape), accelerator, reach=reach, excess=max(1, needed / found.bytes), say=say)
+        print(f"error: {refused}{short}; {advice}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+
+
+def _search(config: Any, devices: int, accelerator: Any, reach: int | None) -> None:
+    from taxonomy.scaling import search
+    from taxonomy.training.plan import make_plan
+
+    fixed = search.fixed_sizes(_MESH.value, devices) if _MESH.value else {}
+    # Candidates divide the batch in their own ways.
+    config.mesh, config.train.microbatch_tokens = "data:1", None
+    plan = make_plan(config, 1)
+    with _progress("looking for what fits") as say:
+        found = search.Search(plan, devices, accelerator, fixed, reach, say=say).proposals()
+        if not found:
+            advice = search.larger(plan, devices, accelerator, reach=reach, say=say)
+            raise UserError(f"--search: nothing fits {devices} x {accelerator.name}; {advice}")
+    rows = [_proposed(plan, one) for one in found]
+    if _JSON.value:
+        print(json.dumps({"config": config.name, "devices": devices, "accelerator": accelerator.name, "proposals": rows}))
+        return
+    _show_proposals(f"{config.name} on {devices} x {accelerator.name}, {plan.batches.full * plan.context:,} tokens a step", rows)
+    print(f"the first one: {found[0].arguments}")
+
+
+def _proposed(plan: Any, one: Any) -> dict[str, Any]:
+    found = one.estimate
+    return {
+        "mesh": one.mesh,
+        "remat": one.remat,
+        "microbatches": one.microbatches,
+        "microbatch_tokens": one.microbatch_tokens,
+        "bytes": round(found.bytes),
+        "room": round(found.room),
+        "seconds": found.seconds,
+        "tokens_per_second": plan.batches.full * plan.context / found.seconds,
+        "model_flops_utilisation": found.utilisation,
+    }
+
+
+def _show_proposals(title: str, rows: list[dict[str, Any]]) -> None:
+    from taxonomy.describe import size
+
+    table = _table(title)
+    for name in ("mesh", "remat"):
+        table.add_column(name)
+    for name in ("microbatches", "memory", "room", "a step", "tokens/s", "utilisation"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["mesh"],
+            row["remat"],
+            str(row["microbatches"]),
+            size(row["bytes"], "B"),
+            size(row["room"], "B"),
+            f"{row['seconds']:.3f} s",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['model_flops_utilisation']:.1%}",
+        )
+    _console().print(table)
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Callable[[str], None]]:
+    """Something to say what is going on with: one line that changes, or on no terminal a line every few seconds."""
+    from rich.console import Console
+
+    console, last = Console(stderr=True), time.monotonic()
+
+    def line(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5:
+            last = time.monotonic()
+            print(f"{title}: {text}", file=sys.stderr, flush=True)
+
+    if not console.is_terminal:
+        yield line
+        return
+    with console.status(title) as status:
+        yield lambda text: status.update(f"{title}: {text}")
 
 
 def _described(config: Any, plan: Any, found: Any) -> dict[str, Any]:
@@ -108,14 +213,9 @@ def _described(config: Any, plan: Any, found: Any) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], found: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from taxonomy.describe import size
 
-    table = Table(
-        title=f"{result['config']} on {result['devices']} x {result['accelerator']}, {result['mesh']}", title_justify="left"
-    )
+    table = _table(f"{result['config']} on {result['devices']} x {result['accelerator']}, {result['mesh']}")
     table.add_column("on each device")
     table.add_column("", justify="right")
     for name, count in result["bytes"].items():
@@ -133,12 +233,24 @@ def _show(result: dict[str, Any], found: Any) -> None:
     table.add_row("tokens per second", f"{result['tokens_per_second']:,.0f}")
     table.add_row("model FLOPs utilisation", f"{found.utilisation:.1%}")
     table.add_row("all steps", f"{result['days']:.1f} days")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = _console()
     console.print(table)
     console.print(
         "the largest arrays at the peak: " + ", ".join(f"{name} {size(count, 'B')}" for count, name in found.alive[:4]),
         highlight=False,
     )
+
+
+def _table(title: str) -> Any:
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _show_compiled(compiled: Any) -> None:
@@ -149,22 +261,6 @@ def _show_compiled(compiled: Any) -> None:
         f"the compiler: fits, peak memory {size(compiled.peak, 'B')} ({size(compiled.arguments, 'B')} of arguments), {collectives} "
         f"and {compiled.kernels or 'no'} kernels (a loop's once); compiled in {compiled.seconds:.0f} s"
     )
-
-
-def _advice(config: Any, plan: Any, found: Any) -> str:
-    """What to change first."""
-    if found.arguments > found.room:
-        return "parameters and optimizer alone are too large: give fsdp or tensor more devices"
-    if plan.execution.remat != "full":
-        return "try --config.train.remat=full"
-    from taxonomy import sharding
-
-    rows = sharding.batch_divisor(sharding.abstract_mesh(config.mesh, found.devices))
-    full, now = plan.batches.full, plan.microbatch
-    for size in sorted((n for n in range(rows, now, rows) if full % n == 0), reverse=True):
-        if found.arguments + found.temporary * size / now <= found.room:
-            return f"try --config.train.microbatch_tokens={size * plan.context}"
-    return "even the smallest microbatches are too large: give tensor more devices, or take fewer rows or a shorter context"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ in them, and all that is cached, are computed as without.
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from taxonomy import pipeline, registry, sharding
+from taxonomy.blocks import STREAM
 from taxonomy.errors import UserError, nearest
 from taxonomy.layers.context import Context
 from taxonomy.notation import Layers, Repeat
@@ -28,7 +29,32 @@ REMAT_POLICIES = {
     "none": "everything",
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # the projections, not the attention scores
     "full": jax.checkpoint_policies.nothing_saveable,  # only the block's input
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(  # the same, in the memory of the host meanwhile
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[STREAM],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
+
+
+def policy_of(remat: str, block: str) -> str:
+    """The name of a block's policy: "dots" says it of all blocks, "dots,wide:full" another one of the block `wide`."""
+    named = _named(remat)
+    return named.get(block, named.get("", "none"))
+
+
+def check_remat(remat: str, blocks: Collection[str] | None = None, field: str = "remat") -> None:
+    """Raises UserError on a policy that there is not, or a block that is not among those given."""
+    for block, policy in _named(remat).items():
+        if policy not in REMAT_POLICIES:
+            raise UserError(f"{field}: unknown policy '{policy}'{nearest(policy, REMAT_POLICIES)}")
+        if block and blocks is not None and block not in blocks:
+            raise UserError(f"{field}: unknown block '{block}'{nearest(block, blocks)}")
+
+
+def _named(remat: str) -> dict[str, str]:
+    return dict(part.rpartition(":")[::2] for part in remat.split(","))
 
 
 class Stack(nn.Module):
@@ -98,11 +124,10 @@ class Stack(nn.Module):
         return x_BTD
 
     def _block(self, block: str, name: str) -> nn.Module:
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"remat: unknown policy '{self.remat}'{nearest(self.remat, REMAT_POLICIES)}")
-        transform = None
-        if self.remat != "none":
-            policy = pipeline.projections if self.remat == "dots" and sharding.staged() else REMAT_POLICIES[self.remat]
+        check_remat(self.remat)
+        transform, kept = None, policy_of(self.remat, block)
+        if kept != "none":
+            policy = pipeline.projections if kept == "dots" and sharding.staged() else REMAT_POLICIES[kept]
             # A scan's body is compiled apart from its backward pass; elsewhere the two could be merged again.
             transform = functools.partial(nn.remat, policy=policy, prevent_cse=not isinstance(self, _Turn))
         return registry.instantiate(dict(self.blocks)[block], transform, name=name)

@@ -23,9 +23,11 @@ def test_what_fits_is_described():
 
 
 def test_what_does_not_fit_says_how_much_is_missing_and_what_to_try():
-    done = plan("--config=palm:62b", "--mesh=data:8", "--topology=v5e:2x4")
+    many = "--config.train.batch_tokens=134217728"
+    done = plan("--config=llama:tiny", many, "--mesh=data:8", "--topology=v5e:2x4")
     assert done.returncode == 2 and "tokens per second" in done.stdout
-    assert "GB short on each device; parameters and optimizer alone are too large" in done.stderr
+    assert "GB short on each device; try --config.train.remat=" in done.stderr
+    assert "--config.train.microbatch_tokens=" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ def test_what_does_not_fit_says_how_much_is_missing_and_what_to_try():
         (("--mesh=data:2", "--accelerator=v5"), "--accelerator: unknown 'v5'"),
         (("--mesh=data:-1", "--accelerator=v4"), "leaves open how many devices there are"),
         (("--mesh=data:2", "--accelerator=v4", "--compile"), "--compile: needs a --topology"),
+        (("--accelerator=v4", "--search"), "--search: needs --topology, or --devices"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said):
@@ -47,6 +50,20 @@ def test_slices():
     for text in ("v4", "v4:", "4x4", "h100:2x4"):
         with pytest.raises(UserError, match=r"--topology|--accelerator"):
             topology.parse(text)
+
+
+def test_what_a_compiler_lacks_is_read():
+    """In its own words."""
+    said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (75.34G) exceeds available"
+    assert topology.TooLarge(said).temporary == 75.34 * 2**30 and topology.TooLarge("RESOURCE_EXHAUSTED").temporary is None
+
+
+def test_a_search_proposes_what_fits():
+    done = plan("--config=llama:tiny", "--accelerator=h100", "--devices=2", "--mesh=tensor:1", "--search", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["proposals"]
+    assert [one["mesh"] for one in found] and found == sorted(found, key=lambda one: one["seconds"])
+    assert all(one["bytes"] <= one["room"] for one in found)
 
 
 def test_the_compiler_of_a_slice_agrees():

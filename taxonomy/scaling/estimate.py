@@ -18,6 +18,7 @@ from taxonomy.scaling.accounting import train_flops_per_token
 from taxonomy.scaling.placement import Place, Rules
 from taxonomy.training.loop import make_trainer
 from taxonomy.training.plan import Plan, abstract_batch
+from taxonomy.training.step import Trainer
 
 # The share of the peak that large products of a training step reach, with what stands between them.
 EFFICIENCY = 0.75
@@ -96,23 +97,45 @@ class Estimate:
         return self.flops / self.touched
 
 
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """The step of the full batch. jaxpr: its trace. model_flops: see `Estimate`, here of all devices."""
+
+    plan: Plan
+    trainer: Trainer
+    batch: dict[str, jax.ShapeDtypeStruct]
+    jaxpr: Any
+    model_flops: float
+
+
 def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerator) -> Estimate:
     """The step of the full batch on this mesh."""
-    trainer, microbatches = make_trainer(plan, mesh), plan.most_microbatches
-    batch = abstract_batch(plan, plan.batches.full)
-    jaxpr = trainer.trace(batch, microbatches).jaxpr
+    return placed(trace(plan, mesh), mesh, accelerator)
+
+
+def trace(plan: Plan, mesh: jax.sharding.AbstractMesh, trainer: Trainer | None = None) -> Traced:
+    """The step as it is traced on this mesh."""
+    trainer, batch = trainer or make_trainer(plan, mesh), abstract_batch(plan, plan.batches.full)
+    jaxpr = trainer.trace(batch, plan.most_microbatches).jaxpr
+    tokens = plan.batches.full * plan.context
+    model_flops = train_flops_per_token(plan.model, plan.context, "order" in plan.objective.gives) * tokens
+    return Traced(plan, trainer, batch, getattr(jaxpr, "jaxpr", jaxpr), model_flops)
+
+
+def placed(traced: Traced, mesh: jax.sharding.AbstractMesh, accelerator: Accelerator) -> Estimate:
+    """The same step on a mesh that differs from the trace's at most in which of the axes data and fsdp divide a batch's rows."""
     # What stands between blocks is left in parts where it is divided.
-    scattered = ("fsdp",) if plan.execution.stream == "whole" else ("fsdp", "tensor")
-    rules = Rules(dict(mesh.shape), scattered)
-    own = sharding.batch_sharding(mesh)
+    scattered = ("fsdp",) if traced.plan.execution.stream == "whole" else ("fsdp", "tensor")
+    rules, own = Rules(dict(mesh.shape), scattered), sharding.batch_sharding(mesh)
+    trainer, batch = traced.trainer, traced.batch
+    shardings = trainer.shardings_on(mesh)
     places = [
         Place.of(place.spec, len(array.shape))
-        for array, place in zip(jax.tree.leaves(trainer.abstract), jax.tree.leaves(trainer.shardings), strict=True)
+        for array, place in zip(jax.tree.leaves(trainer.abstract), jax.tree.leaves(shardings), strict=True)
     ]
     places += [Place.of(own.spec, len(array.shape)) for array in jax.tree.leaves(batch)]
-    cost, *_ = tracing.cost(getattr(jaxpr, "jaxpr", jaxpr), [rules.real(place) for place in (*places, Place(()))], rules)
-    parameters, state = _bytes(trainer.abstract.params, trainer.shardings.params), _bytes(trainer.abstract, trainer.shardings)
-    tokens = plan.batches.full * plan.context
+    cost, *_ = tracing.cost(traced.jaxpr, [rules.real(place) for place in (*places, Place(()))], rules)
+    parameters, state = bytes_of(trainer.abstract.params, shardings.params), bytes_of(trainer.abstract, shardings)
     return Estimate(
         devices=mesh.size,
         parameters=parameters,
@@ -120,7 +143,7 @@ def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerat
         batch=sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values()) // sharding.batch_divisor(mesh),
         temporary=cost.peak,
         flops=cost.flops,
-        model_flops=train_flops_per_token(plan.model, plan.context, "order" in plan.objective.gives) * tokens / mesh.size,
+        model_flops=traced.model_flops / mesh.size,
         touched=cost.touched,
         moved=tuple(_moved(cost, rules, accelerator)),
         alive=cost.alive,
@@ -128,7 +151,7 @@ def estimate(plan: Plan, mesh: jax.sharding.AbstractMesh, accelerator: Accelerat
     )
 
 
-def _bytes(abstract: Any, shardings: Any) -> int:
+def bytes_of(abstract: Any, shardings: Any) -> int:
     """Of one device's part of arrays."""
 
     def one(array, place) -> int:

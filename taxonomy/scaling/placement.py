@@ -56,6 +56,8 @@ class Rules:
 
     def __init__(self, sizes: dict[str, int], scattered: Sequence[str] = ("fsdp",)):
         self.sizes, self.scattered = sizes, scattered
+        # What `tracing.cost` has found out already.
+        self.known: dict[Any, Any] = {}
 
     def real(self, place: Place) -> Place:
         """A place without axes of one device."""

@@ -27,6 +27,20 @@ class Slice:
     accelerator: Accelerator
     devices: int
 
+    @property
+    def around(self) -> int:
+        """Devices along the longest way around its torus."""
+        return max(map(int, self.name.partition(":")[2].split("x"))) * self.accelerator.devices
+
+
+class TooLarge(UserError):
+    """The compiler found that a step does not fit. temporary: bytes beside the arguments, where it says how many."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        used = re.search(r"temporaries \(([\d.]+)([KMGT]?)\) exceeds", text)
+        self.temporary = float(used[1]) * 2 ** (10 * " KMGT".index(used[2] or " ")) if used else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
@@ -52,7 +66,7 @@ def parse(text: str) -> Slice:
 
 
 def compile_step(plan: Plan, where: Slice) -> Compiled:
-    """The step of the full batch. Raises UserError without libtpu, for what does not fit and for what the compiler refuses."""
+    """The step of the full batch. Raises TooLarge, and UserError without libtpu and for what the compiler refuses."""
     from jax.experimental import topologies
 
     started = time.perf_counter()
@@ -68,7 +82,8 @@ def compile_step(plan: Plan, where: Slice) -> Compiled:
         lowered = trainer.lower(abstract_batch(plan, plan.batches.full), plan.most_microbatches, "tpu")
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
-        raise UserError(f"--topology: the compiler says: {str(e).splitlines()[0]}") from None
+        kind = TooLarge if "RESOURCE_EXHAUSTED" in str(e) else UserError
+        raise kind(f"--topology: the compiler says: {str(e).splitlines()[0]}") from None
     finally:
         jax.config.update("jax_optimization_level", before)
     memory, text = compiled.memory_analysis(), compiled.as_text()

@@ -8,7 +8,9 @@ loop is taken to turn once.
 import dataclasses
 import math
 import re
+import weakref
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from taxonomy.scaling.placement import Axes, Move, Place, Rules
@@ -92,6 +94,9 @@ _WORK = re.compile(r"_in_(\d+)_of_(\d+)_blocks")
 
 _SHOWN = 12
 
+# Jaxprs with their calls written out, which is the same on every mesh.
+_WRITTEN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
 
 @dataclasses.dataclass
 class Cost:
@@ -108,12 +113,13 @@ class Cost:
     peak: float = 0.0
     alive: tuple[tuple[float, str], ...] = ()
 
-    def add(self, other: "Cost", times: float = 1) -> None:
-        """All but the peak."""
+    def add(self, other: "Cost", times: float = 1, but: Collection[Move] = ()) -> None:
+        """All but the peak, and but some moves."""
         self.flops += times * other.flops
         self.touched += times * other.touched
         for move, count in other.moved.items():
-            self.moved[move] += times * count
+            if move not in but:
+                self.moved[move] += times * count
 
 
 class _Value:
@@ -140,7 +146,17 @@ def cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int = 0) -> t
     The peak is without inputs and results: they live in the buffers of who asks. `constants`: so many of the first inputs are the
     same in every turn of a scan.
     """
-    given, equations, results = _written_out(jaxpr)
+    # Layers that are alike are traced once, and a scan's body is asked about until its places settle.
+    key = (id(jaxpr), tuple(places), constants)
+    if key not in rules.known:
+        rules.known[key] = jaxpr, _cost(jaxpr, places, rules, constants)
+    return rules.known[key][1]
+
+
+def _cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int) -> tuple[Cost, list[Place], list[Any]]:
+    if jaxpr not in _WRITTEN:
+        _WRITTEN[jaxpr] = _written_out(jaxpr)
+    given, equations, results = _WRITTEN[jaxpr]
     known = {value: _nowhere(value) for value in given} | dict(zip(given, places, strict=False))
     read_whole = {value for one in equations if one.primitive.name not in _FUSED for value in one.invars} | set(results)
     # Which arrays in memory a value is made of; what it is the same as but for its shape; bytes of what has memory of its own.
@@ -152,9 +168,9 @@ def cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int = 0) -> t
     for one in equations:
         found_given = [known.setdefault(value, _nowhere(value)) for value in one.invars]
         inner, found, alike = _one(one, found_given, rules)
-        for move in [move for move in inner.moved if move.operand is not None and one.invars[move.operand] in fixed]:
-            total.once[move] += inner.moved.pop(move)
-        total.add(inner)
+        once = [move for move in inner.moved if move.operand is not None and one.invars[move.operand] in fixed]
+        total.once.update({move: inner.moved[move] for move in once})
+        total.add(inner, but=once)
         if one.invars and all(value in fixed for value in one.invars):
             fixed |= set(one.outvars)
         uses = nothing.union(*(roots.get(value, nothing) for value in one.invars))
@@ -215,20 +231,19 @@ def _peak(steps: list, sizes: dict, kept: frozenset) -> tuple[float, tuple[tuple
     last: dict[Any, int] = {}
     for i, (uses, made, _) in enumerate(steps):
         last |= dict.fromkeys((*made, *(value for value in uses if value in sizes)), i)
-    ending: dict[int, list] = {}
+    ending: Counter[int] = Counter()
     for value, i in last.items():
-        ending.setdefault(i, []).append(value)
-    alive: dict[Any, float] = {}
-    now, highest, found = 0.0, 0.0, ()
+        ending[i] += 0 if value in kept else sizes[value]
+    now, highest, at = 0.0, 0.0, -1
     for i, (_, made, inner) in enumerate(steps):
-        alive |= {value: sizes[value] for value in made if value not in kept}
-        now = sum(alive.values())
+        now += sum(sizes[value] for value in made if value not in kept)
         if now + inner.peak > highest:
-            own = tuple((size, value.aval.str_short()) for value, size in alive.items())
-            highest, found = now + inner.peak, tuple(sorted(own + inner.alive, reverse=True)[:_SHOWN])
-        for value in ending.get(i, ()):
-            alive.pop(value, None)
-    return highest, found
+            highest, at = now + inner.peak, i
+        now -= ending[i]
+    alive = [value for _, made, _ in steps[: at + 1] for value in made if last[value] >= at and value not in kept]
+    own = tuple((sizes[value], value.aval.str_short()) for value in alive)
+    within = steps[at][2].alive if steps else ()
+    return highest, tuple(sorted(own + within, reverse=True)[:_SHOWN])
 
 
 def _one(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place], list[Any]]:
@@ -242,8 +257,7 @@ def _one(one: Any, given: list[Place], rules: Rules) -> tuple[Cost, list[Place],
     if name == "cond":
         branches = [cost(branch.jaxpr, given[1:], rules) for branch in params["branches"]]
         inner, found, _ = max(branches, key=lambda branch: branch[0].flops)
-        inner.peak = max(branch[0].peak for branch in branches)
-        return inner, found, []
+        return dataclasses.replace(inner, peak=max(branch[0].peak for branch in branches)), found, []
     if name == "shard_map":
         return _locally(one, given, rules)
     if name == "pallas_call":

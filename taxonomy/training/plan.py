@@ -16,7 +16,7 @@ from taxonomy.objectives.causal import Causal
 from taxonomy.objectives.objective import Lengths, Objective, check
 from taxonomy.ops.losses import Loss
 from taxonomy.sharding import STREAMS
-from taxonomy.stack import REMAT_POLICIES
+from taxonomy.stack import check_remat
 from taxonomy.training.optimizers import Optimizer
 from taxonomy.training.parts import Parts
 from taxonomy.training.schedules import BatchPlan, Duration, Progress, Schedule
@@ -79,12 +79,13 @@ def make_plan(config: ml_collections.ConfigDict, devices: int) -> Plan:
     parsed = spec.model(config.model.to_dict())
     for key, value, allowed in (
         ("dtype", train.dtype, DTYPES),
-        ("remat", train.remat, REMAT_POLICIES),
         ("experts", train.experts, IMPLEMENTATIONS),
         ("stream", train.stream, STREAMS),
     ):
         if value not in allowed:
             raise UserError(f"config.train.{key}: unknown value {value!r}{nearest(value, allowed)}")
+    named = parsed.blocks if parsed.generator is None else (*parsed.blocks, *parsed.generator.blocks)
+    check_remat(train.remat, dict(named), "config.train.remat")
     context = train.context or parsed.context
     if context < 1 or (context > parsed.context and _has_table(parsed)):
         raise UserError(f"config.train.context: {context}; the model's learned positions allow 1 to {parsed.context}")

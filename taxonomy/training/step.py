@@ -57,7 +57,7 @@ class Trainer:
         self.declared = jax.eval_shape(lambda: model.init(jax.random.key(0), **blank(model.spec)))["params"]
         self.transform = optimizer.transform(self.declared)
         self.abstract = jax.eval_shape(self._create, jax.random.key(0))
-        self.shardings = self._state_shardings()
+        self.shardings = self.shardings_on(mesh)
         batch, replicated = sharding.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
         self._init = jax.jit(self._create, out_shardings=self.shardings)
         self._fresh = jax.jit(self.transform.init, out_shardings=self.shardings.opt_state)
@@ -71,9 +71,10 @@ class Trainer:
         self._compiled: dict[Any, Any] = {}
         self._evaluate = jax.jit(self._sums, in_shardings=(self.shardings.params, batch), out_shardings=replicated)
 
-    def _state_shardings(self) -> TrainState:
-        replicated = NamedSharding(self.mesh, PartitionSpec())
-        params = sharding.parameter_shardings(self.declared, self.mesh)
+    def shardings_on(self, mesh: Mesh | AbstractMesh) -> TrainState:
+        """Where the state stands on a mesh."""
+        replicated = NamedSharding(mesh, PartitionSpec())
+        params = sharding.parameter_shardings(self.declared, mesh)
         # Optimizer moments stand at their parameter's path and are sharded like it; counters and factored moments are replicated.
         places = dict(jax.tree_util.tree_flatten_with_path(params)[0])
         shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(self.abstract.params)[0]}

@@ -68,6 +68,9 @@ def both(name: str, overrides: dict):
             },
         ),
         ("llama:tiny", {"mesh": "sequence:4,fsdp:2", "train.attention": "ring", "train.batch_tokens": 8192}),
+        ("mixtral:tiny", {"mesh": "fsdp:4,tensor:2", "train.remat": "full", "train.batch_tokens": 8192}),
+        ("glam:tiny", {"mesh": "data:2,expert:4", "train.batch_tokens": 8192}),
+        ("deepseek_v2:tiny", {"mesh": "data:8", "model.decoder": "3*dense", "train.batch_tokens": 8192}),
     ],
 )
 def test_memory_is_what_the_compiler_says(name, overrides):

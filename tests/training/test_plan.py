@@ -43,7 +43,8 @@ def test_a_small_batch_of_a_ramp_needs_fewer_parts():
     ("overrides", "said"),
     [
         ({"train__dtype": "float16"}, "config.train.dtype: unknown value 'float16'; did you mean 'bfloat16'?"),
-        ({"train__remat": "all"}, "config.train.remat: unknown value 'all'"),
+        ({"train__remat": "all"}, "config.train.remat: unknown policy 'all'"),
+        ({"train__remat": "full,wide:dots"}, "config.train.remat: unknown block 'wide'"),
         ({"train__context": 0, "model__position": "learned"}, None),
         (
             {"train__context": 128, "model__position": "learned"},
