@@ -27,7 +27,7 @@ from taxonomy.training.plan import Plan, make_plan
 PARAMETRIZATIONS = ("standard", "mup")
 LIMIT = 1.3  # of the largest size over the smallest
 _READ = ("tokens", "positions", "segments", "prefix", "order", "inputs", "input_positions", "input_segments")
-# What is measured: what these give, and the scores of routers.
+# What is measured: what these give. Scores of routers begin as noise, which falls with the width, and decide by their order alone.
 _KINDS = ("embedding", "block", "attention", "feedforward")
 
 
@@ -128,8 +128,7 @@ def _measured(model: Transformer, params: Any, read: dict[str, jax.Array]) -> di
         # What experts get has empty places.
         if module.name == "experts":
             return False
-        kind = kinds.get(type(module))
-        return (method == "__call__" and kind in _KINDS) or (method == "scores" and kind == "router")
+        return method == "__call__" and kinds.get(type(module)) in _KINDS
 
     logits, kept = model.apply({"params": params}, **read, capture_intermediates=wanted, mutable=["intermediates"])
     rms = lambda x: jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))  # noqa: E731
@@ -140,8 +139,7 @@ def _given(intermediates: dict[str, Any]) -> Iterator[tuple[str, jax.Array]]:
     """What each module gave, by its path; an embedding that two stacks read through gives twice."""
     for path, calls in traverse_util.flatten_dict(intermediates).items():
         for turn, call in enumerate(calls):
-            name = "/".join(path[:-1] if path[-1] == "__call__" else path)
-            yield name + (f" {turn + 1}" if len(calls) > 1 else ""), jax.tree.leaves(call)[0]
+            yield "/".join(path[:-1]) + (f" {turn + 1}" if len(calls) > 1 else ""), jax.tree.leaves(call)[0]
 
 
 def _text(plan: Plan, rows: int) -> Examples:

@@ -14,9 +14,9 @@ from taxonomy.scaling import coordinates
 from taxonomy.scaling.widths import widened
 from taxonomy.training.step import Trainer
 
-# Between widths 64 and 1024 sizes may differ by less than 1.3 by muP and must by more than 3 without; here between 32 and 256.
+# Between widths 64 and 1024 sizes may differ by less than 1.3 by muP and must by more than 3 without; here between 64 and 256.
 # What is left by muP is noise of initial values, 1/sqrt(width) in the narrowest model; what grows without is a power of the width.
-NARROW, WIDE = 32, 256
+NARROW, WIDE = 64, 256
 VOCAB, STEPS, ROWS = 64, 50, 8
 FLAT = 1 + 0.3 * math.sqrt(64 / NARROW)
 STEEP = 3 ** (math.log(WIDE / NARROW) / math.log(1024 / 64))
@@ -110,6 +110,6 @@ def test_the_best_rate_stays_by_mup_alone():
     config = config_lib.load_config("gpt2:tiny", {"model.vocab": VOCAB, "model.decoder": "block"})
     rates = [2.0**k for k in range(-10, -3)]
     # The narrow one is muP's base, in which nothing changes.
-    sentences = ((NARROW, None), (4 * NARROW, None), (4 * NARROW, f"mup(d_model={NARROW})"))
+    sentences = ((32, None), (128, None), (128, f"mup(d_model={32})"))
     narrow, wide, mup = (int(np.argmin(final_losses(config, *sentence, rates))) for sentence in sentences)
     assert abs(mup - narrow) <= 1 and wide <= narrow - 2, (narrow, wide, mup)
