@@ -163,7 +163,7 @@ class Search:
 
     def _counts(self, sizes: Sizes) -> list[int]:
         """Numbers of microbatches that every batch of the ramp falls into."""
-        rows = math.prod(sizes[axis] for axis in sharding.RULES["batch"])
+        rows = math.prod(sizes.get(axis, 1) for axis in sharding.RULES["batch"])
         smaller = [max(rows, size // rows * rows) for size, _ in self.plan.batches.stages]
         full = self.plan.batches.full
 
