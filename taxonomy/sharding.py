@@ -18,7 +18,7 @@ import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -294,6 +294,16 @@ def in_copies() -> Iterator[None]:
         yield
     finally:
         _COPIES.reset(token)
+
+
+def apart(x: jax.Array, axes: Iterable[str], place: PartitionSpec | None = None) -> jax.Array:
+    """Within `locally`, an array that stands at `place` (nowhere, if not given), marked as each device's own along these mesh axes.
+
+    Gradients are then summed over the devices that have it in common.
+    """
+    named = {axis for entry in place or () for axis in ((entry,) if isinstance(entry, str) else entry or ())}
+    missing = tuple(sorted(set(axes) - named))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def parameter_shardings(declared: Any, mesh: Mesh) -> Any:

@@ -42,7 +42,7 @@ _READ = {
     "fit": ("where", *_LEFT_OUT, *_FITTED),
     "plot": (),
     "ask": (*_ASKED, "method", "chips", "hours", "mfu", "family"),
-    "coordinates": ("widths", "steps", "learning_rate", "wider_heads"),
+    "coordinates": ("widths", "steps", "learning_rate", "seeds", "wider_heads"),
 }
 
 
@@ -85,6 +85,7 @@ def define_flags() -> None:
     flags.DEFINE_list("widths", ["64", "128", "256", "512", "1024"], "coordinates: of the models, d_model each.")
     flags.DEFINE_integer("steps", 10, "coordinates: of training.", lower_bound=1)
     flags.DEFINE_float("learning_rate", None, "coordinates: of all steps; the peak of the schedule by default.")
+    flags.DEFINE_integer("seeds", 3, "coordinates: trainings at each width, whose sizes are averaged.", lower_bound=1)
     flags.DEFINE_bool("wider_heads", False, "coordinates: widen heads instead of adding some.")
     flags.DEFINE_bool("json", False, "Print one JSON object.")
 
@@ -323,7 +324,8 @@ def _coordinates(rest: list[str]) -> None:
     given, config = flags.FLAGS, cli.config()
     widths = [_whole("--widths", text) for text in given.widths]
     rate = _positive("--learning_rate", given.learning_rate)
-    found = coordinates.check(config, widths, given.steps, rate, wider_heads=given.wider_heads)
+    options = {"wider_heads": given.wider_heads, "seeds": given.seeds}
+    found = coordinates.check(config, widths, given.steps, rate, **options, say=lambda line: print(line, file=sys.stderr))
     if cli.WORKDIR.value:
         from taxonomy.scaling import figures
 

@@ -1,6 +1,7 @@
-"""Every structure on meshes of every axis, alone and together, trains as on one device."""
+"""Every structure on meshes of every axis, alone and by twos and threes, trains as on one device."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -12,15 +13,19 @@ from taxonomy import sharding, spec
 STEPS = 5
 # A window; a shared table of relative positions, and attention across; both directions; experts.
 STRUCTURES = {
-    "decoder": ("gemma3:tiny", {"model.decoder": "local"}),
-    "encoder-decoder": ("t5:tiny", {"model.encoder": "reading", "model.decoder": "writing"}),
-    "encoder": ("bert:tiny", {"model.encoder": "block"}),
-    "experts": ("mixtral:tiny", {"model.decoder": "block"}),
+    "decoder": ("gemma3:tiny", {"model.decoder": "2*local"}),
+    "encoder-decoder": ("t5:tiny", {"model.encoder": "2*reading", "model.decoder": "2*writing"}),
+    "encoder": ("bert:tiny", {"model.encoder": "2*block"}),
+    "experts": ("mixtral:tiny", {"model.decoder": "2*block"}),
 }
 ROWS, TIME, INPUTS = 8, 32, 16
-# Every axis for every structure; data, fsdp and tensor alone have tests beside those of the rules.
-MESHES = ["sequence:4", "data:2,sequence:2,tensor:2", "replica:2,fsdp:2,expert:2"]
-ALONE = [("replica:8", "encoder"), ("expert:4", "experts"), ("fsdp:2,sequence:4", "experts"), ("tensor:4", "encoder-decoder")]
+AXES = ("replica", "data", "fsdp", "sequence", "tensor", "expert", "stage")
+# The lines of the Fano plane: each of the 21 pairs stands in one of seven triples.
+TRIPLES = [tuple(AXES[(i + k) % 7] for k in (0, 1, 3)) for i in range(7)]
+PAIRS = [*zip(itertools.combinations(AXES, 2), itertools.cycle(STRUCTURES), strict=False)]
+MESHES = [*itertools.product([(axis,) for axis in AXES] + TRIPLES, STRUCTURES), *PAIRS]
+# Heads that an axis of four does not divide alike, and experts of a part of the axis each.
+WIDER = [("sequence:4", "decoder"), ("fsdp:2,sequence:4", "experts"), ("tensor:4", "encoder-decoder"), ("expert:4", "experts")]
 
 
 @functools.cache
@@ -68,7 +73,7 @@ def on_one_device(structure: str) -> np.ndarray:
     return trained(structure, "data:1", 1)
 
 
-@pytest.mark.parametrize(("mesh", "structure"), [*((mesh, one) for mesh in MESHES for one in STRUCTURES), *ALONE])
+@pytest.mark.parametrize(("mesh", "structure"), [*((",".join(f"{axis}:2" for axis in axes), one) for axes, one in MESHES), *WIDER])
 def test_a_structure_trains_on_a_mesh_as_on_one_device(mesh, structure):
     expected = on_one_device(structure)
     assert np.ptp(expected[:, 0]) > 0.01

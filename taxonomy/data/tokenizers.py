@@ -50,9 +50,9 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _special(self, token: int) -> bool: ...
 
-    def pieces(self) -> list[bytes | None]:
-        """The bytes that each token adds to a text, None for those that stand for no text."""
-        raise NotImplementedError(f"{self.kind}: tokens whose bytes depend on others")
+    def pieces(self) -> list[bytes | None] | None:
+        """The bytes that each token adds to a text, None for those that stand for no text; None where that depends on others."""
+        return None
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [N], without `document_start`."""

@@ -132,8 +132,7 @@ def _in_ring(parts: Parts, queries: Queries, keys: Keys, scores: Scores, ring: R
     specs = _specs(parts, queries, keys, scores, PartitionSpec(parts.batch, parts.time), parts.heads)
 
     def local(*inputs):
-        # Gradients are summed over the devices that have an array in common.
-        queries, keys, scores = jax.tree.map(lambda spec, part: _apart(part, spec, every), specs, inputs, is_leaf=_is_spec)
+        queries, keys, scores = jax.tree.map(lambda spec, part: sharding.apart(part, every, spec), specs, inputs, is_leaf=_is_spec)
         return around(ring, queries, keys, scores).astype(queries.q_BTHK.dtype)
 
     return sharding.locally(local, specs, parts.of_queries)(queries, keys, scores)
@@ -160,10 +159,3 @@ def _specs(parts: Parts, queries: Queries, keys: Keys, scores: Scores, of_tokens
 
 def _is_spec(leaf) -> bool:
     return isinstance(leaf, PartitionSpec)
-
-
-def _apart(x: jax.Array, spec: PartitionSpec, axes: Places) -> jax.Array:
-    """An array that stands as `spec` says, marked as each device's own along all the axes."""
-    named = {axis for entry in spec for axis in ((entry,) if isinstance(entry, str) else entry or ())}
-    missing = tuple(axis for axis in axes if axis not in named)
-    return jax.lax.pcast(x, missing, to="varying") if missing else x

@@ -4,8 +4,6 @@ Rows come in one of two layouts (`Groups`): as many slots for every expert, or s
 product, which reads every matrix where it stands.
 """
 
-from collections.abc import Iterable
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -43,9 +41,8 @@ def multiply(x: jax.Array, kernel_EDF: jax.Array, groups: Groups, axes: tuple[st
     every = {*groups.rows, *inputs, *outputs}
 
     def local(x_ND, kernel_EDF, sizes_E):
-        # Gradients are summed over the devices that have an array in common.
-        x_ND = apart(x_ND, every.difference(groups.rows, inputs))
-        kernel_EDF = apart(kernel_EDF, every.difference(groups.experts, inputs, outputs))
+        x_ND = sharding.apart(x_ND, every, specs[0])
+        kernel_EDF = sharding.apart(kernel_EDF, every, specs[1])
         y_NF = jax.lax.ragged_dot(x_ND, kernel_EDF, sizes_E)
         return jax.lax.psum(y_NF, inputs) if inputs else y_NF
 
@@ -97,8 +94,3 @@ _times.defvjp(lambda *inputs: (_times(*inputs), inputs), _times_backward)
 
 def _as_columns(x: jax.Array) -> bool:
     return jax.default_backend() == "cpu" and x.shape[-2] <= _FEW
-
-
-def apart(x: jax.Array, axes: Iterable[str]) -> jax.Array:
-    """The same on every device so far, marked as each one's own along mesh axes."""
-    return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x

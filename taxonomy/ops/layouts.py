@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec
 from taxonomy import sharding
 from taxonomy.ops import overflow as overflow_lib
 from taxonomy.ops.dispatch import Assignments, Slots, ranks
-from taxonomy.ops.grouped_matmul import Groups, Place, apart
+from taxonomy.ops.grouped_matmul import Groups, Place
 from taxonomy.ops.overflow import Experts, Overflow
 
 # Rows of a block at most; more are no faster.
@@ -184,7 +184,7 @@ class Dropless(Layout):
             x_BTD = jax.lax.all_gather(x_BTD, self.peers.experts, tiled=True)
         elif self.peers.experts:
             # Each device takes others of the tokens that all have; gradients are summed.
-            x_BTD = apart(x_BTD, self.peers.experts)
+            x_BTD = sharding.apart(x_BTD, self.peers.experts)
         return x_BTD.reshape(1, -1, x_BTD.shape[2])
 
     def _return(self, y_1ND: jax.Array, time: int) -> jax.Array:
@@ -231,21 +231,15 @@ class WithOverflow(Dropless):
             time, d = x_BTD.shape[1:]
             x_1ND = self._bring(x_BTD)
             slots_EMD = slots.gather(x_1ND, weigh_input).reshape(jax.tree.leaves(params)[0].shape[0], -1, d)
-            # Gradients are summed over the devices that have an array in common.
-            others = tuple(axis for axis in hidden if axis not in self.peers.rows)
-            params = jax.tree.map(lambda p, place: apart(p, every.difference(_axes(place))), params, places)
-            arrays = apart(slots_EMD, others), apart(x_1ND[0], others), apart(slots.assignments.weights_BA[0], others)
+            params = jax.tree.map(lambda p, place: sharding.apart(p, every, place), params, places)
+            own = (slots_EMD, x_1ND[0], slots.assignments.weights_BA[0])
+            arrays = (sharding.apart(a, every, rows) for a in own)
             y_EMD, y_ND = overflow_lib.computed(experts, weigh_input, params, *arrays, overflow)
             y_1ND = slots.scatter(y_EMD.reshape(1, -1, d), y_ND.shape[0], not weigh_input) + y_ND
             return self._return(jax.lax.psum(y_1ND, hidden) if hidden else y_1ND, time)
 
         tokens, rows = self.peers.tokens, PartitionSpec(self.peers.rows)
         return sharding.locally(local, (tokens, rows, rows, places), tokens)(x_BTD, self.slots, self.overflow, params)
-
-
-def _axes(place: PartitionSpec) -> set[str]:
-    """All mesh axes that an array stands over."""
-    return {axis for axes in place if axes for axis in ((axes,) if isinstance(axes, str) else axes)}
 
 
 def dropless(assignments: Assignments, experts: int, time: int, implementation: str) -> Sorted | WithOverflow:

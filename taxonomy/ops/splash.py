@@ -45,7 +45,7 @@ def attend(q_BTHK: jax.Array, q_positions_BT: jax.Array, q_segments_BT: jax.Arra
     once more where the scale is no power of two. What padding sees is padding.
     """
     (batch, time, heads, _), groups, mask = q_BTHK.shape, keys.k_BGSK.shape[1], scores.mask
-    rows = sharding.RULES["batch"] if sharding.place("batch", batch) else ()
+    rows = sharding.place("batch", batch)
     of_heads, of_groups = sharding.place("heads", heads), sharding.place("kv_heads", groups)
     own, repeats = heads // sharding.over(of_heads), heads // groups
     kernel = _kernel(mask.window, mask.ahead, time, own, scores.softcap, sharding.platform() != "tpu")

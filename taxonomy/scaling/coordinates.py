@@ -5,7 +5,7 @@ square of what each of its modules gives is taken after every step. Text is draw
 the config is needed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,19 +38,25 @@ def check(
     rate: float | None = None,
     rows: int = 8,
     wider_heads: bool = False,
+    seeds: int = 1,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Sizes by parametrization, module and width after every step, and how far they differ between widths after the last.
 
     The narrowest model is muP's base where the config names none. rate: the learning rate; None: the peak of the config's schedule.
-    Raises UserError.
+    Sizes are means over `seeds` trainings, of other initial values and text. Raises UserError.
     """
-    if len(set(widths)) < 2 or steps < 1 or rows < 1:
-        raise UserError(f"coordinates: at least two widths, one step and one row are needed, got {list(widths)}, {steps}, {rows}")
-    found: dict[str, Any] = {"widths": sorted(set(widths)), "steps": steps, "limit": LIMIT}
+    if len(set(widths)) < 2 or min(steps, rows, seeds) < 1:
+        given = f"{list(widths)}, {steps}, {rows}, {seeds}"
+        raise UserError(f"coordinates: at least two widths, one step, one row and one seed are needed, got {given}")
+    found: dict[str, Any] = {"widths": sorted(set(widths)), "steps": steps, "seeds": seeds, "limit": LIMIT}
     for name in PARAMETRIZATIONS:
         plans = [_plan(config, width, name, steps, rows, found["widths"][0], wider_heads) for width in found["widths"]]
         found["learning_rate"] = rate or plans[0].schedule.peak
-        by_width = [_sizes(plan, found["learning_rate"], rows) for plan in plans]
+        by_width = []
+        for plan in plans:
+            say(f"{name}, width {plan.model.d_model}")
+            by_width.append(_sizes(plan, found["learning_rate"], rows, seeds))
         modules = {module: np.array([sizes[module] for sizes in by_width]) for module in by_width[0]}
         # A size that is not finite is as far off as can be.
         last = {module: np.nan_to_num(sizes_WS[:, -1], nan=np.inf) for module, sizes_WS in modules.items()}
@@ -70,7 +76,8 @@ def shown(found: dict[str, Any]) -> str:
     lines = []
     for name in PARAMETRIZATIONS:
         one = found[name]
-        lines.append(f"{name}, rms after {found['steps']} steps at {found['learning_rate']:g}, by width")
+        over = f", mean of {found['seeds']} seeds" if found["seeds"] > 1 else ""
+        lines.append(f"{name}, rms after {found['steps']} steps at {found['learning_rate']:g}{over}, by width")
         lines.append(f"  {'':44}" + "".join(f"{width:>9}" for width in found["widths"]) + "    ratio")
         for module, sizes in one["sizes"].items():
             lines.append(f"  {module:44}" + "".join(f"{size[-1]:>9.3g}" for size in sizes) + f"{one['ratios'][module]:>9.3g}")
@@ -106,19 +113,19 @@ def _by_mup(own: dict[str, Any], base: dict[str, Any], wider_heads: bool) -> dic
     return {"parametrization": f"mup(d_model={base['d_model']}{heads})"}
 
 
-def _sizes(plan: Plan, rate: float, rows: int) -> dict[str, list[float]]:
+def _sizes(plan: Plan, rate: float, rows: int, seeds: int) -> dict[str, list[float]]:
     """The root mean square of what each module gives for the first batch, before the first step and after every one."""
-    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
-    trainer = make_trainer(plan, mesh)
-    text = _text(plan, rows)
-    read = {name: jnp.asarray(array) for name, array in text.batch(0, rows).items() if name in _READ}
-    measure = jax.jit(lambda params: _measured(trainer.model, params, read))
-    state = trainer.init(plan.config.seed)
-    found = [measure(state.params)]
-    for step in range(plan.steps):
-        state, _ = trainer.step(state, trainer.put(text.batch(step * rows, rows)), rate)
-        found.append(measure(state.params))
-    return {module: [float(sizes[module]) for sizes in found] for module in found[0]}
+    trainer = make_trainer(plan, sharding.make_mesh("data:1", jax.devices()[:1]))
+    measure = jax.jit(lambda params, read: _measured(trainer.model, params, read))
+    found = []
+    for seed in range(plan.config.seed, plan.config.seed + seeds):
+        text, state = _text(plan, rows, seed), trainer.init(seed)
+        read = {name: jnp.asarray(array) for name, array in text.batch(0, rows).items() if name in _READ}
+        found.append([measure(state.params, read)])
+        for step in range(plan.steps):
+            state, _ = trainer.step(state, trainer.put(text.batch(step * rows, rows)), rate)
+            found[-1].append(measure(state.params, read))
+    return {module: np.mean([[float(sizes[module]) for sizes in one] for one in found], 0).tolist() for module in found[0][0]}
 
 
 def _measured(model: Transformer, params: Any, read: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -142,9 +149,9 @@ def _given(intermediates: dict[str, Any]) -> Iterator[tuple[str, jax.Array]]:
             yield "/".join(path[:-1]) + (f" {turn + 1}" if len(calls) > 1 else ""), jax.tree.leaves(call)[0]
 
 
-def _text(plan: Plan, rows: int) -> Examples:
+def _text(plan: Plan, rows: int, seed: int) -> Examples:
     """Examples of words drawn by Zipf's law, in documents of a hundred on average."""
-    generator = np.random.default_rng(plan.config.seed)
+    generator = np.random.default_rng(seed)
     vocab = plan.model.vocab
     # Half of the ids are left for what objectives put into a text.
     chances = 1.0 / np.arange(1, vocab // 2)
@@ -153,4 +160,4 @@ def _text(plan: Plan, rows: int) -> Examples:
     tokens = np.where(generator.random(size) < 0.01, 0, words).astype(np.int32)
     tokens[0] = 0
     specials = Specials(start=0, vocab=vocab, used=vocab // 2, sentence_ends=(1,), word_starts=np.ones(vocab // 2, bool))
-    return Examples(tokens, plan.objective, specials, plan.lengths, plan.config.seed)
+    return Examples(tokens, plan.objective, specials, plan.lengths, seed)
