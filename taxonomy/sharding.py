@@ -33,8 +33,8 @@ from taxonomy.errors import UserError, nearest
 STAGE = "stage"
 # Neighbours on the last axes exchange the most.
 MESH_AXES = ("replica", STAGE, "data", "fsdp", "sequence", "tensor", "expert")
-# The axes that may go across slices, between which the network is slow, the best ones first.
-ACROSS_SLICES = ("replica", "data", "fsdp", "expert")
+# The axes that may go across slices, between which the network is slow, the best ones first; stages send but activations.
+ACROSS_SLICES = ("replica", STAGE, "data", "fsdp", "expert")
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("replica", STAGE, "data", "fsdp", "expert"),
@@ -313,6 +313,17 @@ def parameter_shardings(declared: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, partition(d.names, d.value.shape, mesh, jax.tree_util.keystr(path)))
 
     return jax.tree_util.tree_map_with_path(one, declared, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def like(place: NamedSharding, shape: tuple[int, ...], own: tuple[int, ...]) -> NamedSharding:
+    """Where an array of shape `own` stands that has the dimensions of one of `shape` at `place`, or all but one; else everywhere."""
+    axes = (*place.spec, *(None,) * (len(shape) - len(place.spec)))
+    if own == shape:
+        return place
+    for i in range(len(shape)):
+        if (*shape[:i], *shape[i + 1 :]) == own:
+            return NamedSharding(place.mesh, PartitionSpec(*axes[:i], *axes[i + 1 :]))
+    return NamedSharding(place.mesh, PartitionSpec())
 
 
 def check_lengths(sizes: Mapping[str, int], lengths: Mapping[str, int]) -> None:

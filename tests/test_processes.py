@@ -197,6 +197,11 @@ def test_two_processes_are_one_run(cluster, command, tmp_path, monkeypatch):
     loop.train(config_of(command, run | {"mesh": "fsdp:2,tensor:4"}), tmp_path / "other")
     assert_same_losses(tmp_path / "other", workdir, range(5, 9))
 
+    # Or with a stage in each of the two.
+    staged = cluster(*command.flags(tmp_path / "staged", run | {"mesh": "stage:2,fsdp:4"}))
+    assert staged.returncode == 0
+    assert_same_losses(tmp_path / "staged", workdir, range(1, 9))
+
     rare = {"evaluation.every": "1000000 steps", "checkpoint.every": "1000000 steps", "train.log_every": 100000}
     stopped = cluster(*command.flags(workdir, run | rare | {"train.steps": 1000000}), action=f"SIGTERM 10 {kept.folder}")
     assert stopped.returncode == PREEMPTED

@@ -146,6 +146,7 @@ class Device:
         ("data:2,tensor:8", 2, {"data": 2}),
         ("data:-1", 4, {"data": 4}),
         ("replica:2,data:4,tensor:2", 4, {"replica": 2, "data": 2}),
+        ("stage:2,data:4,tensor:2", 4, {"stage": 2, "data": 2}),
         ("fsdp:4,tensor:4", 2, {"fsdp": 2}),
         ("expert:16", 8, {"expert": 8}),
     ],
@@ -268,6 +269,20 @@ def expected_shard(declared, mesh) -> tuple[int, ...]:
     """The shape of a parameter's part on one device, from its axes and the table alone."""
     parts = [math.prod(mesh.shape[a] for a in sharding.RULES[name]) if name else 1 for name in declared.names]
     return tuple(size // n if size % n == 0 else size for size, n in zip(declared.value.shape, parts, strict=True))
+
+
+def test_factored_moments_stand_with_what_they_are_moments_of():
+    """A moment of rows or of columns is divided over experts, and along what it keeps of its kernel's other dimensions."""
+    mlp = "moe(experts=4, top_k=2, router=softmax, expert=relu(d_ff=256))"
+    size = {"model.d_model": 128, "model.decoder": "3*block", "model.mlp": mlp}
+    model = spec.model(config_lib.load_config("gpt2:tiny", size).model.to_dict())
+    trainer = trainer_of(model, "adafactor", mesh="fsdp:2,expert:2,tensor:2", devices=8)
+    params, moments = trainer.shardings.params, trainer.shardings.opt_state[0]
+    trees = (params, moments.v_row, moments.v_col)
+    up, rows, columns = (tree["decoder"]["0_repeat"]["0_block"]["mlp"]["experts"]["up"].spec for tree in trees)
+    assert up == PartitionSpec(None, "expert", "fsdp", "tensor")
+    # Of 3 x 4 x 128 x 256.
+    assert (rows, columns) == (PartitionSpec(None, "expert", "fsdp"), PartitionSpec(None, "expert", "tensor"))
 
 
 @pytest.mark.slow_by_family

@@ -24,6 +24,10 @@ from taxonomy.training.plan import Plan
 POLICIES = ("none", "dots", "full")
 # So many of the fastest are worth knowing.
 WANTED = 10
+# Where one is enough, so many meshes that are no better than the last that was end the search.
+_PATIENCE = 8
+# Devices to look among at most.
+_MOST = 1 << 15
 # Dimensions that a candidate divides evenly or not at all; others are whole where their axes do not divide them.
 _EVEN = {"mlp", "heads", "embed", "latent", "experts"}
 # Ways around a torus are no longer than this where nobody says what slice it is.
@@ -85,10 +89,13 @@ class Search:
     def proposals(self, policies: tuple[str, ...] = POLICIES, wanted: int = WANTED) -> list[Proposal]:
         """What fits, the fastest first: of each mesh and policy at most one, and of all no more than are wanted."""
         found: list[Proposal] = []
+        fastest = 0  # which mesh it was
         meshes = [sizes for sizes in self.meshes() if self._room_for_state(sizes)]
         # With features divided least: what moves then can wait.
         for i, sizes in enumerate(meshes):
             self.say(f"{_text(sizes)} ({i + 1} of {len(meshes)} meshes), {len(found)} fit, {len(self._traces)} traces")
+            if wanted == 1 and found and i > fastest + _PATIENCE:
+                break
             counts = self._counts(sizes)
             if not counts or not self._fits(sizes, policies[-1], counts[-1]):
                 continue
@@ -101,6 +108,8 @@ class Search:
                     continue
                 tokens = self.plan.batches.full // count * self.plan.context
                 found.append(Proposal(_text(sizes), policy, count, tokens, self.at(sizes, policy, count)))
+                if min(found, key=lambda one: one.estimate.seconds) is found[-1]:
+                    fastest = i
                 if count == 1:
                     break
         return sorted(found, key=lambda one: one.estimate.seconds)[:wanted]
@@ -215,9 +224,6 @@ def larger(plan: Plan, devices: int, accelerator: Accelerator, **how: Any) -> st
         for one in Search(plan, devices, accelerator, **how).proposals(POLICIES[-1:], 1):
             return f"no mesh of fewer devices is enough: try {devices} with {one.arguments}"
     return f"{_MOST} devices are not enough either: take fewer rows or a shorter context"
-
-
-_MOST = 1 << 15
 
 
 def fixed_sizes(text: str, devices: int) -> Sizes:

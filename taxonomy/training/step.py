@@ -75,13 +75,14 @@ class Trainer:
         """Where the state stands on a mesh."""
         replicated = NamedSharding(mesh, PartitionSpec())
         params = sharding.parameter_shardings(self.declared, mesh)
-        # Optimizer moments stand at their parameter's path and are sharded like it; counters and factored moments are replicated.
+        # Optimizer moments stand at their parameter's path and are sharded like it, factored ones along what they keep of its
+        # dimensions; counters are replicated.
         places = dict(jax.tree_util.tree_flatten_with_path(params)[0])
         shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(self.abstract.params)[0]}
 
         def place(path, leaf):
             own = next((path[i:] for i in range(len(path)) if path[i:] in places), None)
-            return places[own] if own and shapes[own] == leaf.shape else replicated
+            return sharding.like(places[own], shapes[own], leaf.shape) if own else replicated
 
         opt_state = jax.tree_util.tree_map_with_path(place, self.abstract.opt_state)
         return TrainState(replicated, replicated, replicated, params, opt_state)
