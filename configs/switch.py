@@ -30,12 +30,11 @@ PRETRAINING = dict(
 QUICKSTART = dict(  # minutes on two cores, on the Python standard library
     train=dict(
         objective="span_corruption",
-        # An expert learns from an eighth of a batch: many small ones do more for experts than few large ones.
-        steps=900,
-        log_every=30,
-        batch_tokens=8 * 58,
+        steps=300,
+        log_every=10,
+        batch_tokens=24 * 58,
         optimizer="adafactor",
-        schedule="wsd(peak=1.5e-2, warmup='100 steps', decay='40%', final=0.05)",
+        schedule="wsd(peak=2e-2, warmup='40 steps', decay='40%', final=0.05)",
         dtype="float32",
         scan=False,
     ),

@@ -47,7 +47,11 @@ def test_mistakes_are_one_line(arguments, said):
 
 def test_slices():
     assert topology.parse("v4:4x4x4").devices == 64 and topology.parse("tpu7x:2x2x1").devices == 8
-    for text in ("v4", "v4:", "4x4", "h100:2x4"):
+    two = topology.parse("2*v4:4x4x4")
+    assert (two.devices, two.slices, two.one, two.name, two.around) == (128, 2, "v4:4x4x4", "2*v4:4x4x4", 4)
+    # What leaves a slice has the network.
+    assert two.accelerator.sending(64) > two.accelerator.sending(65) == two.accelerator.network
+    for text in ("v4", "v4:", "4x4", "h100:2x4", "0*v4:4x4x4"):
         with pytest.raises(UserError, match=r"--topology|--accelerator"):
             topology.parse(text)
 
@@ -66,11 +70,12 @@ def test_a_search_proposes_what_fits():
     assert all(one["bytes"] <= one["room"] for one in found)
 
 
-def test_the_compiler_of_a_slice_agrees():
+@pytest.mark.parametrize(("slices", "mesh"), [("v5e:2x4", "fsdp:4,tensor:2"), ("2*v5e:2x2", "replica:2,fsdp:2,tensor:2")])
+def test_the_compiler_of_a_slice_agrees(slices, mesh):
     """The very step, compiled for chips that are not there."""
     pytest.importorskip("libtpu")
     size = ("--config.model.context=128", "--config.train.stream=features")
-    done = plan("--config=llama:tiny", "--mesh=fsdp:4,tensor:2", "--topology=v5e:2x4", "--compile", "--json", *size)
+    done = plan("--config=llama:tiny", f"--mesh={mesh}", f"--topology={slices}", "--compile", "--json", *size)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["compiled"]["collectives"] and found["compiled"]["peak"] < 16 * 2**30

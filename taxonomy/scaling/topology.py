@@ -21,16 +21,21 @@ _COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|co
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A TPU slice: its name for the compiler, and what it consists of."""
+    """A TPU slice, or several alike with a network between them: a slice's name for the compiler, and what all consist of."""
 
-    name: str
+    one: str
     accelerator: Accelerator
     devices: int
+    slices: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.slices}*{self.one}" if self.slices > 1 else self.one
 
     @property
     def around(self) -> int:
-        """Devices along the longest way around its torus."""
-        return max(map(int, self.name.partition(":")[2].split("x"))) * self.accelerator.devices
+        """Devices along the longest way around a slice's torus."""
+        return max(map(int, self.one.partition(":")[2].split("x"))) * self.accelerator.devices
 
 
 class TooLarge(UserError):
@@ -55,14 +60,18 @@ class Compiled:
 
 
 def parse(text: str) -> Slice:
-    """A slice from "v4:4x4x4". Raises UserError."""
-    name, _, shape = text.partition(":")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape):
-        raise UserError(f"--topology: expected a generation and a shape, such as v4:4x4x4 or v5e:16x16, got {text!r}")
+    """A slice from "v4:4x4x4", two from "2*v4:4x4x4". Raises UserError."""
+    found = re.fullmatch(r"(?:([1-9]\d*)\*)?(\w+):([1-9]\d*(?:x[1-9]\d*)+)", text)
+    if not found:
+        raise UserError(f"--topology: expected a generation and a shape, such as v4:4x4x4, v5e:16x16 or 2*v4:4x4x4, got {text!r}")
+    slices, name, shape = int(found[1] or 1), found[2], found[3]
     accelerator = accelerators.find(name, "--topology")
     if not accelerator.kind.startswith("TPU"):
         raise UserError(f"--topology: {name} is no TPU; give --accelerator={name} and --mesh")
-    return Slice(f"{accelerator.name}:{shape}", accelerator, math.prod(map(int, shape.split("x"))) * accelerator.devices)
+    chips = math.prod(map(int, shape.split("x")))
+    # What leaves a slice takes the network.
+    within = dataclasses.replace(accelerator, group=chips)
+    return Slice(f"{accelerator.name}:{shape}", within, slices * chips * accelerator.devices, slices)
 
 
 def compile_step(plan: Plan, where: Slice) -> Compiled:
@@ -110,7 +119,8 @@ def _devices(topologies, where: Slice) -> list:
         os.environ.setdefault(name, value)
     one_core = {} if where.accelerator.devices > 1 or where.accelerator.name in ("v5e", "v6e") else {"chip_config_name": "megacore"}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=where.name, **one_core).devices)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=where.one, num_slices=where.slices, **one_core)
+        return list(described.devices)
     except Exception as e:  # of many kinds: no library, an unknown shape
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UserError(f"--compile: no compiler for {where.name} ({reason}); it comes with pip install '.[tpu]'") from None

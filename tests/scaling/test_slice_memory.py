@@ -1,0 +1,32 @@
+"""Plans beside what the TPU's own compiler says of the very step, on slices that are not there. With libtpu alone; minutes."""
+
+import pytest
+
+from taxonomy import config as config_lib
+from taxonomy import sharding
+from taxonomy.scaling import topology
+from taxonomy.scaling.estimate import estimate
+from taxonomy.training.plan import make_plan
+
+FULL = {"train.remat": "full"}
+PLANS = {
+    "palm:540b": ("v4:16x16x16", FULL | {"mesh": "fsdp:256,tensor:16", "train.microbatch_tokens": 524288}),
+    "palm:8b": ("v4:4x4x4", FULL | {"mesh": "fsdp:16,tensor:4"}),
+    "gpt2:774m": ("v5p:2x2x2", {"train.remat": "dots", "mesh": "fsdp:8", "train.microbatch_tokens": 131072}),
+    "bert:large": ("v5e:4x4", FULL | {"mesh": "data:16"}),
+    "gpt3:6.7b": ("v5p:4x4x4", FULL | {"mesh": "fsdp:64", "train.batch_tokens": 2097152, "train.batch_ramp": "None"}),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_needs_the_memory_that_it_says(name):
+    pytest.importorskip("libtpu")
+    slices, overrides = PLANS[name]
+    where = topology.parse(slices)
+    plan = make_plan(config_lib.load_config(name, overrides), where.devices)
+    said = estimate(plan, sharding.abstract_mesh(plan.config.mesh, where.devices, where.accelerator.kind), where.accelerator)
+    found = topology.compile_step(plan, where)
+    print(f"{name}: {said.bytes / 1e9:.1f} GB said, {found.peak / 1e9:.1f} GB found in {found.seconds:.0f} s, {found.collectives}")
+    assert found.arguments == said.arguments
+    assert 0.9 < said.bytes / found.peak < 1.1
+    assert found.kernels > 0
