@@ -27,7 +27,7 @@ _DEVICES = flags.DEFINE_integer(
 _ACCELERATOR = flags.DEFINE_string(
     "accelerator", None, "What the devices are: v4, v5e, v5p, v6e, tpu7x, a100, h100, h200, b200, ..."
 )
-_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slices, v4:4x4x4, v5e:16x16 or 2*v4:4x4x4, which say accelerator and devices.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slices, v4:4x4x4 or 2*v4:4x4x4, which say accelerator and devices.")
 _COMPILE = flags.DEFINE_bool(
     "compile", False, "Also compile the very step for the topology; needs libtpu (the extra [tpu]), no TPU."
 )

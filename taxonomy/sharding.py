@@ -316,7 +316,7 @@ def parameter_shardings(declared: Any, mesh: Mesh) -> Any:
 
 
 def like(place: NamedSharding, shape: tuple[int, ...], own: tuple[int, ...]) -> NamedSharding:
-    """Where an array of shape `own` stands that has the dimensions of one of `shape` at `place`, or all but one; else everywhere."""
+    """Where an array of shape `own` stands that has all or all but one of the dimensions of another; else it is everywhere."""
     axes = (*place.spec, *(None,) * (len(shape) - len(place.spec)))
     if own == shape:
         return place
