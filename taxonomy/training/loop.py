@@ -265,6 +265,7 @@ class Run:
         """Trains to the end. Raises Preempted when stopped by a signal, Diverged when updates stay non-finite."""
         plan, pending = self.plan, None
         self._introduce()
+        self._catch_up()
         order = ((plan.batches.before(s), plan.batches.sequences(s)) for s in range(self.step, plan.steps))
         self.window_start, self.window_tokens = None, 0
         with contextlib.closing(self.windows.stream(order, self.trainer.own)) as stream:
@@ -276,21 +277,34 @@ class Run:
                 if pending:
                     self._note(*pending)
                 pending = (self.step, rate, values)
+                evaluating = self._is_evaluated(self.step)
+                saving = self.step == plan.steps or self.step % plan.checkpoint_every == 0
                 if self.stop.asked():
-                    self._note(*pending)
+                    self._note(*pending, evaluate=evaluating)  # which breaks off at once
                     self._stop_here()
-                finished = self.step == plan.steps
-                evaluating = finished or self.step % plan.evaluate_every == 0
-                saving = finished or self.step % plan.checkpoint_every == 0
                 if evaluating or saving:
                     self._note(*pending, evaluate=evaluating)
                     pending = None
                     if saving:
                         self._save()
-                    if self.stop.received is not None and not finished:  # asked of the evaluation
+                    if self.stop.received is not None:  # asked of the evaluation
                         self._stop_here()
                     self.window_start = None
         self.saved.close()
+
+    def _is_evaluated(self, step: int) -> bool:
+        return step == self.plan.steps or step % self.plan.evaluate_every == 0
+
+    def _catch_up(self) -> None:
+        """Evaluates the step that the run goes on from, if that was broken off."""
+        lines = metrics.read(self.workdir) if self.step and self._is_evaluated(self.step) else []
+        last = next((line for line in lines if line["step"] == self.step), None)
+        if last is None or any(key.startswith("validation_") for key in last):
+            return
+        held_out = self._evaluate()
+        if self.stop.received is not None:
+            self._stop_here()
+        self.log.amend(self.step, {f"validation_{k}": v for k, v in held_out.items()})
 
     def _introduce(self) -> None:
         plan, sizes = self.plan, self.trainer.abstract.params

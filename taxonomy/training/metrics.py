@@ -49,19 +49,32 @@ class Log:
         if not self._writes:
             return
         self.path = workdir / "metrics.jsonl"
-        kept = [line for line in read(workdir) if line["step"] <= step] if self.path.exists() else []
+        self._begin([line for line in read(workdir) if line["step"] <= step] if self.path.exists() else [])
+        self._events = _event_writer(workdir, step)
+
+    def _begin(self, lines: list[dict[str, Any]]) -> None:
         # By a rename, so that a kill in between loses nothing.
         rewritten = self.path.with_suffix(".partial")
-        rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        rewritten.write_text("".join(json.dumps(line) + "\n" for line in lines))
         rewritten.rename(self.path)
         self._file = self.path.open("a", buffering=1)
-        self._events = _event_writer(workdir, step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line, with `step` first."""
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._show(step, values)
+
+    def amend(self, step: int, values: dict[str, Any]) -> None:
+        """Adds values to the line of a step that is there."""
+        if not self._writes:
+            return
+        self._file.close()
+        self._begin([line | values if line["step"] == step else line for line in read(self.path.parent)])
+        self._show(step, values)
+
+    def _show(self, step: int, values: dict[str, Any]) -> None:
         if self._events:
             for key, value in values.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):

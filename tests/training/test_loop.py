@@ -118,8 +118,26 @@ def test_a_stop_during_an_evaluation_is_heeded_and_costs_nothing(finished, confi
     os.environ["TAXONOMY_CACHE"] = str(finished[0].prepared.directory.parent.parent)
     run = loop.train(config(), tmp_path / "run")
     assert_same_params((run.state.params, run.state.opt_state), (finished[0].state.params, finished[0].state.opt_state))
-    losses = [{line["step"]: line["loss"] for line in reproducible(workdir)} for workdir in (tmp_path / "run", finished[1])]
-    assert losses[0] == losses[1]
+    assert reproducible(tmp_path / "run") == reproducible(finished[1])
+
+
+@pytest.mark.parametrize(("method", "call"), [("step", 20), ("evaluate", -1)])
+def test_a_stop_at_the_end_leaves_the_evaluation_to_do(finished, config, tmp_path, monkeypatch, interrupt, method, call):
+    """The last step is saved, and what goes on from there evaluates it."""
+    if method == "evaluate":
+        calls = interrupt(method, 0)
+        loop.train(config(), tmp_path / "whole")
+        monkeypatch.undo()
+        call = len(calls) * 2 // 3 + 1  # the first of the third evaluation
+        os.environ["TAXONOMY_CACHE"] = str(finished[0].prepared.directory.parent.parent)
+    interrupt(method, call)
+    with pytest.raises(Preempted, match="saved step 20 to"):
+        loop.train(config(), tmp_path / "run")
+    assert not any("validation_loss" in line for line in reproducible(tmp_path / "run") if line["step"] == 20)
+    monkeypatch.undo()
+    os.environ["TAXONOMY_CACHE"] = str(finished[0].prepared.directory.parent.parent)
+    loop.train(config(), tmp_path / "run")
+    assert reproducible(tmp_path / "run") == reproducible(finished[1])
 
 
 def test_a_second_interrupt_does_not_wait():
