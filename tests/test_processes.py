@@ -198,7 +198,7 @@ def test_two_processes_are_one_run(cluster, command, tmp_path, monkeypatch):
     assert_same_losses(tmp_path / "other", workdir, range(5, 9))
 
     # Or with a stage in each of the two.
-    staged = cluster(*command.flags(tmp_path / "staged", run | {"mesh": "stage:2,fsdp:4"}))
+    staged = cluster(*command.flags(tmp_path / "staged", run | {"mesh": "stage:2,fsdp:2,tensor:2"}))
     assert staged.returncode == 0
     assert_same_losses(tmp_path / "staged", workdir, range(1, 9))
 
