@@ -1,4 +1,4 @@
-"""Three isoFLOP curves in about two minutes: do minima lie inside, and does the best size grow with the budget?"""
+"""Three isoFLOP curves in some three minutes: do minima lie inside, and does the best size grow with the budget?"""
 
 from taxonomy.scaling import study
 
