@@ -80,8 +80,8 @@ def test_a_structure_trains_on_a_mesh_as_on_one_device(mesh, structure):
     assert np.ptp(expected[:, 0]) > 0.01
     found = trained(structure, mesh, sharding.devices_of(mesh))
     np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=1e-5)
-    # Rounding of every update is in the norms after it: 1.01e-5 was seen after four.
-    np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=3e-5)
+    # The last gradient is for no loss that is compared.
+    np.testing.assert_allclose(found[:-1, 1], expected[:-1, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("heads", "operation"), [(4, "all-to-all"), (3, "collective-permute")])

@@ -69,9 +69,9 @@ def parse(text: str) -> Slice:
     if not accelerator.kind.startswith("TPU"):
         raise UserError(f"--topology: {name} is no TPU; give --accelerator={name} and --mesh")
     chips = math.prod(map(int, shape.split("x")))
-    # What leaves a slice takes the network.
-    within = dataclasses.replace(accelerator, group=chips)
-    return Slice(f"{accelerator.name}:{shape}", within, slices * chips * accelerator.devices, slices)
+    if slices > 1:  # what leaves one takes the network
+        accelerator = dataclasses.replace(accelerator, group=chips)
+    return Slice(f"{accelerator.name}:{shape}", accelerator, slices * chips * accelerator.devices, slices)
 
 
 def compile_step(plan: Plan, where: Slice) -> Compiled:
