@@ -204,15 +204,21 @@ def mesh_axes(name: str | None, size: int, mesh: Mesh | AbstractMesh) -> tuple[s
 
 
 def place(name: str, size: int, gathered: Sequence[str] = ()) -> tuple[str, ...]:
-    """The mesh axes of the mesh at work that a dimension stands over, but for those that it is gathered from; () without a mesh."""
+    """The mesh axes of the mesh at work that a dimension stands over, but for those that it is gathered from.
+
+    Without a mesh, and within `locally`, there are none.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return () if mesh.empty else tuple(a for a in mesh_axes(name, size, mesh) if a not in gathered)
+    return () if mesh.empty or mesh.manual_axes else tuple(a for a in mesh_axes(name, size, mesh) if a not in gathered)
 
 
 def constrained(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """An array whose dimensions stand where the rules say, on the mesh at work; one that its mesh axes do not divide is whole."""
+    """An array whose dimensions stand where the rules say, on the mesh at work; one that its mesh axes do not divide is whole.
+
+    Within `locally` it is the array itself.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or mesh.manual_axes:
         return x
     # Axes of one device are named with the others, as flax does.
     parts = [_axes(name) if name else () for name in axes]

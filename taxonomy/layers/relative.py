@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from taxonomy import sharding
 from taxonomy.layers.context import Context
 from taxonomy.layers.params import declare, project
 from taxonomy.layers.positions import NoPosition, sinusoids
@@ -65,8 +66,18 @@ class T5Bias(NoPosition):
         table_NH = context.relative_NH if self.shared else self.table(q_BTHK.shape[2])
 
         def add(q_BTHK, q_positions_BT, k_positions_BS, offset, table_NH):
-            bucket_BTS = self.bucket(k_positions_BS[:, None, :] - q_positions_BT[:, :, None])
-            return table_NH[bucket_BTS].transpose(0, 3, 1, 2)
+            if offset is None:
+                bucket_BTS = self.bucket(k_positions_BS[:, None, :] - q_positions_BT[:, :, None])
+                return table_NH[bucket_BTS].transpose(0, 3, 1, 2)
+            # A number for each distance, and the same scores for all rows. Devices with rows of their own have a copy each, so that
+            # what they sum of its gradient are those numbers.
+            (rows, time, heads, _), keys = q_BTHK.shape, k_positions_BS.shape[1]
+            copies = sharding.over(sharding.place("batch", rows))
+            table_CNH = jnp.broadcast_to(table_NH, (copies, *table_NH.shape))
+            table_CNH = sharding.constrained(table_CNH, ("batch", None, "heads"))
+            bias_CHR = table_CNH[:, self.bucket(-_distances(offset, time, keys))].transpose(0, 2, 1)
+            bias_CHTS = _shifted(jnp.broadcast_to(bias_CHR[:, :, None], (copies, heads, time, time + keys - 1)), keys)
+            return jnp.repeat(bias_CHTS, rows // copies, axis=0)
 
         return q_BTHK, k_BTGK, Bias(add, (table_NH,), ((None, "heads"),))
 
@@ -132,7 +143,7 @@ class TransformerXLPosition(NoPosition):
                 highest = (reach or keys) - 1
                 distance_R = jnp.arange(-highest, highest + 1)
             else:
-                distance_R = offset + time - 1 - jnp.arange(time + keys - 1)
+                distance_R = _distances(offset, time, keys)
             waves_RD = sinusoids(distance_R, self.d_model, self.base).astype(q_BTHK.dtype)
             r_RHK = project(waves_RD[None], kernel)[0]
             scores_BHTR = scale * jnp.einsum("bthk,rhk->bhtr", q_BTHK, r_RHK, preferred_element_type=jnp.float32)
@@ -160,6 +171,11 @@ class TransformerXLPosition(NoPosition):
     def distance_flops(self, mask: AttentionMask, context: int, heads: int, head_dim: int) -> float:
         """A product of every query with the distances it needs. W R itself is computed once for a whole batch: not counted."""
         return 2 * heads * head_dim * (mask.mean_span(context) if mask.causal else 2 * context - 1)
+
+
+def _distances(offset: int, time: int, keys: int) -> jax.Array:
+    """From each of `time` queries to each of `keys` keys there are these, the farthest behind first; see `Bias` for the offset."""
+    return offset + time - 1 - jnp.arange(time + keys - 1)
 
 
 def _shifted(scores_BHTR: jax.Array, keys: int) -> jax.Array:

@@ -1,14 +1,17 @@
 """Relative positions, against transformers' implementations and against the papers' formulas written as loops."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taxonomy import registry, spec
+from taxonomy import registry, sharding, spec
 from taxonomy.errors import UserError
 from taxonomy.layers.context import Context
 from taxonomy.layers.relative import alibi_slopes
+from tests.training.common import results
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.standard_normal((2, 7, 3, 16)).astype(np.float32)
@@ -156,6 +159,25 @@ def test_shifting_columns_is_gathering_by_distance(mask, random_params):
     found = jax.jit(module.apply)({"params": params}, x, Context(places))
     gathered, _ = module.apply({"params": params}, x, Context(places, cache_length=time), mutable=["cache"])
     np.testing.assert_allclose(found, gathered, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_devices_sum_the_table_of_biases_and_no_scores(bidirectional, random_params):
+    """Its gradient is that of one device, where the batch and the heads are divided."""
+    module = attention(f"t5_bias(bidirectional={bidirectional})", "full" if bidirectional else "causal")
+    x = GENERATOR.standard_normal((8, 40, 12)).astype(np.float32)
+    params = random_params(module, x, Context(jnp.tile(jnp.arange(40), (8, 1))))
+
+    def loss(params, x):
+        return (module.apply({"params": params}, x, Context(jnp.tile(jnp.arange(40), (8, 1)))) ** 2).mean()
+
+    expected, mesh = jax.grad(loss)(params, x), sharding.make_mesh("fsdp:4,tensor:2", jax.devices()[:8])
+    with jax.set_mesh(mesh):
+        of_rows = jax.NamedSharding(mesh, jax.P("fsdp"))
+        compiled = jax.jit(jax.grad(loss), in_shardings=(None, of_rows)).lower(params, x).compile()
+    found = compiled(params, jax.device_put(x, of_rows))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+    assert max(map(math.prod, results(compiled.as_text(), "all-reduce"))) < 40 * 40
 
 
 def test_impossible_buckets():
