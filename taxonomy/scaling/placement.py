@@ -224,8 +224,10 @@ class Rules:
         for window, i in zip(numbers.update_window_dims, whole, strict=True):
             if not dims[i] and equation.invars[2].aval.shape[window] == out.shape[i]:
                 dims[i] = tuple(a for a in updates.dims[window] if a not in table.axes)
-        place = Place(tuple(dims))
         added = [dim for i, dim in enumerate(updates.dims) if i not in numbers.update_window_dims]
+        for i, row in zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True):
+            dims[i] = dims[i] or tuple(a for a in added[row] if a not in table.axes)
+        place = Place(tuple(dims))
         summed = tuple(dict.fromkeys(a for dim in added for a in dim if a not in place.axes))
         place, moves = self._summed(place, summed, self.elements(out.shape, place), out.dtype.itemsize)
         return [place], moves, 0.0

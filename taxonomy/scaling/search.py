@@ -24,7 +24,7 @@ from taxonomy.training.plan import Plan
 POLICIES = ("none", "dots", "full")
 # So many of the fastest are worth knowing.
 WANTED = 10
-# Where one is enough, so many meshes that are no better than the last that was end the search.
+# For advice that need not be the best.
 _PATIENCE = 8
 # Devices to look among at most.
 _MOST = 1 << 15
@@ -86,15 +86,18 @@ class Search:
         self._traces: dict = {}
         self._estimates: dict = {}
 
-    def proposals(self, policies: tuple[str, ...] = POLICIES, wanted: int = WANTED) -> list[Proposal]:
-        """What fits, the fastest first: of each mesh and policy at most one, and of all no more than are wanted."""
+    def proposals(self, policies: tuple[str, ...] = POLICIES, wanted: int = WANTED, patience: int | None = None) -> list[Proposal]:
+        """What fits, the fastest first: of each mesh and policy at most one, and of all no more than are wanted.
+
+        patience: the search ends when so many meshes in turn have nothing faster than the fastest before them.
+        """
         found: list[Proposal] = []
         fastest = 0  # which mesh it was
         meshes = [sizes for sizes in self.meshes() if self._room_for_state(sizes)]
         # With features divided least: what moves then can wait.
         for i, sizes in enumerate(meshes):
             self.say(f"{_text(sizes)} ({i + 1} of {len(meshes)} meshes), {len(found)} fit, {len(self._traces)} traces")
-            if wanted == 1 and found and i > fastest + _PATIENCE:
+            if patience is not None and found and i > fastest + patience:
                 break
             counts = self._counts(sizes)
             if not counts or not self._fits(sizes, policies[-1], counts[-1]):
@@ -209,7 +212,7 @@ def nearest(plan: Plan, sizes: Sizes, accelerator: Accelerator, **how: Any) -> s
     """
     devices = math.prod(sizes.values())
     for fixed, policies in ((sizes, POLICIES), ({}, POLICIES[-1:])):
-        for one in Search(plan, devices, accelerator, fixed, **how).proposals(policies, 1):
+        for one in Search(plan, devices, accelerator, fixed, **how).proposals(policies, 1, _PATIENCE):
             return f"try {one.arguments if one.mesh != _text(sizes) else one.arguments.partition(' ')[2]}"
     return larger(plan, devices, accelerator, **how)
 
@@ -221,7 +224,7 @@ def larger(plan: Plan, devices: int, accelerator: Accelerator, **how: Any) -> st
         return f"no mesh divides {rows} sequences and the parameters among {devices} devices: try a batch of a power of two"
     while devices < _MOST:
         devices *= 2
-        for one in Search(plan, devices, accelerator, **how).proposals(POLICIES[-1:], 1):
+        for one in Search(plan, devices, accelerator, **how).proposals(POLICIES[-1:], 1, _PATIENCE):
             return f"no mesh of fewer devices is enough: try {devices} with {one.arguments}"
     return f"{_MOST} devices are not enough either: take fewer rows or a shorter context"
 

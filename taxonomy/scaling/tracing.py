@@ -1,8 +1,8 @@
 """What a traced program costs every device of a mesh: FLOPs, what moves between devices, and the memory that it needs at a time.
 
-Memory follows the order of the trace. Arrays that only elementwise operations read are taken as fused into what reads them; all
-others live from where they are made to their last use. A scan's body counts once, beside all that the scan gives; a while
-loop is taken to turn once.
+Memory follows the order of the trace. Arrays that only elementwise operations and reductions read are taken as fused into what
+reads them; all others live from where they are made to their last use. A scan's body counts once, beside all that the scan gives; a
+while loop is taken to turn once.
 """
 
 import dataclasses
@@ -87,6 +87,8 @@ _FUSED = frozenset(
         "rev",
     ]
 )
+# Read what is fused into them, and write what is not.
+_REDUCED = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax", "argmin"])
 _SAME = frozenset(["reshape", "transpose", "squeeze", "expand_dims", "sharding_constraint", "name", "stop_gradient"])
 
 # What `ops.splash` calls a kernel that works in some of its turns.
@@ -158,7 +160,11 @@ def _cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int) -> tupl
         _WRITTEN[jaxpr] = _written_out(jaxpr)
     given, equations, results = _WRITTEN[jaxpr]
     known = {value: _nowhere(value) for value in given} | dict(zip(given, places, strict=False))
-    read_whole = {value for one in equations if one.primitive.name not in _FUSED for value in one.invars} | set(results)
+    read_whole = set(results)
+    for one in reversed(equations):
+        name = one.primitive.name
+        if (name in _SAME and one.outvars[0] in read_whole) or name not in _SAME | _FUSED | _REDUCED:
+            read_whole |= set(one.invars)
     # Which arrays in memory a value is made of; what it is the same as but for its shape; bytes of what has memory of its own.
     roots: dict[_Value, frozenset] = {}
     same: dict[_Value, Any] = {}

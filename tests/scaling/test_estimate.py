@@ -168,6 +168,25 @@ def test_the_gradient_of_a_table_is_added_up():
     assert found[0] == Place(((), ()), ("fsdp",))
 
 
+def test_the_gradient_of_a_choice_in_every_row_stands_with_its_rows():
+    def gradient(x, chosen):
+        return jax.grad(lambda x: jnp.sin(jnp.take_along_axis(x, chosen, 2)).sum())(x)
+
+    arrays = jax.ShapeDtypeStruct((64, 8, 4), jnp.float32), jax.ShapeDtypeStruct((64, 8, 1), jnp.int32)
+    _, found, _ = tracing.cost(jax.make_jaxpr(gradient)(*arrays).jaxpr, [Place((("data",), (), ()))] * 2, RULES)
+    assert found[0] == Place((("data",), (), ()))
+
+
+def test_what_only_reductions_read_is_not_kept():
+    """Squares that are summed, also in another shape; what a product reads is."""
+    x = jax.ShapeDtypeStruct((64, 32), jnp.float32)
+    squares = lambda x: ((x * x).reshape(32, 64).sum(0), (x * x).sum(1))  # noqa: E731
+    cost, *_ = tracing.cost(jax.make_jaxpr(squares)(x).jaxpr, [Place(((), ()))], RULES)
+    assert cost.peak == 0
+    cost, *_ = tracing.cost(jax.make_jaxpr(lambda x: (x * x).T @ x)(x).jaxpr, [Place(((), ()))], RULES)
+    assert cost.peak == 64 * 32 * 4
+
+
 def test_an_axis_divides_an_array_once():
     _, place, _ = placed(
         lambda x, y, w: x.T @ y + w, ((64, 32), ("fsdp", None)), ((64, 16), ("fsdp", None)), ((32, 16), ("fsdp", None))

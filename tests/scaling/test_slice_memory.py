@@ -12,10 +12,16 @@ FULL = {"train.remat": "full"}
 PLANS = {
     "palm:540b": ("v4:16x16x16", FULL | {"mesh": "fsdp:256,tensor:16", "train.microbatch_tokens": 524288}),
     "palm:8b": ("v4:4x4x4", FULL | {"mesh": "fsdp:16,tensor:4"}),
+    "t5:11b": ("v4:4x4x8", FULL | {"mesh": "fsdp:32,tensor:4"}),
+    "switch:c": ("v5p:8x8x8", FULL | {"mesh": "expert:512"}),
     "gpt2:774m": ("v5p:2x2x2", {"train.remat": "dots", "mesh": "fsdp:8", "train.microbatch_tokens": 131072}),
     "bert:large": ("v5e:4x4", FULL | {"mesh": "data:16"}),
     "gpt3:6.7b": ("v5p:4x4x4", FULL | {"mesh": "fsdp:64", "train.batch_tokens": 2097152, "train.batch_ramp": "None"}),
 }
+# Last dimensions are stored in multiples of 128; those that weigh are 160 of gpt2's 1280 on a device, and 2080 of switch.
+PADDED = {"gpt2:774m": 1.19, "switch:c": 1.02}
+# Scores with biases, and weights with dropout, are not for the kernel.
+WITHOUT_KERNEL = ("bert:large", "t5:11b", "switch:c")
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -27,6 +33,6 @@ def test_a_plan_needs_the_memory_that_it_says(name):
     said = estimate(plan, sharding.abstract_mesh(plan.config.mesh, where.devices, where.accelerator.kind), where.accelerator)
     found = topology.compile_step(plan, where)
     print(f"{name}: {said.bytes / 1e9:.1f} GB said, {found.peak / 1e9:.1f} GB found in {found.seconds:.0f} s, {found.collectives}")
-    assert found.arguments == said.arguments
+    assert said.arguments <= found.arguments <= said.arguments * PADDED.get(name, 1.001)
     assert 0.9 < said.bytes / found.peak < 1.1
-    assert found.kernels > 0
+    assert (found.kernels > 0) == (name not in WITHOUT_KERNEL)
