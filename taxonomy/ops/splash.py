@@ -113,8 +113,8 @@ def _kernel(window: int | None, ahead: int | None, time: int, heads: int, softca
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     sides = None if window is None else window - 1, ahead
     mask = masks.FullMask((time, time)) if sides == (None, None) else _Band((time, time), sides, 0)
-    # Arrays of the mask alone, whatever is being traced.
-    with jax.core.eval_context():
+    # Arrays of the mask alone, whatever is being traced and on whatever mesh: its devices need not be there.
+    with jax.core.eval_context(), jax.set_mesh(None):
         kernel = library.make_splash_mha(
             masks.MultiHeadMask([mask] * heads),
             block_sizes=library.BlockSizes(**{f"block_{name}": size for name in names}),
