@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from taxonomy import model as model_lib
 from taxonomy import registry, spec
 from taxonomy.errors import UserError
 from taxonomy.inference import samplers, steps
@@ -166,7 +165,8 @@ def _extend(program: Program, sampler: Sampler, proposer: Proposer, params, stat
         last_R = state.lengths_R + jnp.tile(state.taken_B, copies) - 1
         read_BT = (ahead_T <= proposal.count_B[:, None]) & (left_B > 0)[:, None]
         positions_RT = jnp.where(jnp.tile(read_BT, (copies, 1)), last_R[:, None] + ahead_T, -1)
-        logits_RTV, x_RTD, cache = _read(program, params[0], state.cache, jnp.tile(tokens_BT, (copies, 1)), positions_RT)
+        tokens_RT = jnp.tile(tokens_BT, (copies, 1))
+        (logits_RTV, x_RTD), cache = steps.forward(program, params[0], state.cache, tokens_RT, positions_RT, "following")
         logits_BTV = logits_RTV[:, :, : program.vocab_size]
         if drawing.guidance is not None:
             logits_BTV = steps.guided(logits_BTV, drawing.guidance)
@@ -193,14 +193,6 @@ def _extend(program: Program, sampler: Sampler, proposer: Proposer, params, stat
         )
 
     return jax.lax.while_loop(unfinished, step, state)
-
-
-def _read(program: Program, params, cache, tokens_RT, positions_RT) -> tuple[jax.Array, jax.Array, Any]:
-    """Logits (R, T, V) after every token, what the head read for them (R, T, D), and the caches with all of them."""
-    model = model_lib.build(program.model, dtype=program.dtype, spare=program.spare, scan=False)
-    variables, options = {"params": params, "cache": cache}, {"method": "following", "mutable": ["cache"]}
-    (logits_RTV, x_RTD), new = model.apply(variables, tokens_RT, positions_RT, program.cache_length, **options)
-    return logits_RTV, x_RTD, new["cache"]
 
 
 def _chances(sampler: Sampler, logits_BTV, proposal: Proposal, counts: Counts | None) -> jax.Array:

@@ -240,12 +240,14 @@ def redrawn(state: State, row, token) -> State:
     return state.replace(token_B=state.token_B.at[row].set(token), new_BN=new_BN, counts=counts)
 
 
-def forward(program: Program, params, cache, tokens_RT: jax.Array, positions_RT: jax.Array) -> tuple[jax.Array, Any]:
-    """Logits (R, V) after one token more in each row, or several, and the caches with them."""
+def forward(
+    program: Program, params, cache, tokens_RT: jax.Array, positions_RT: jax.Array, method: str = "last_logits"
+) -> tuple[Any, Any]:
+    """Logits (R, V) after one token more in each row, or several, or what another method of the model gives; caches with them."""
     model = model_lib.build(program.model, dtype=program.dtype, spare=program.spare, scan=False)
-    variables, options = {"params": params, "cache": cache}, {"method": "last_logits", "mutable": ["cache"]}
-    logits_RV, new = model.apply(variables, tokens_RT, positions_RT, program.cache_length, **options)
-    return logits_RV, new["cache"]
+    variables, options = {"params": params, "cache": cache}, {"method": method, "mutable": ["cache"]}
+    found, new = model.apply(variables, tokens_RT, positions_RT, program.cache_length, **options)
+    return found, new["cache"]
 
 
 def _drawn(program: Program, sampler: Sampler, state: State, logits_RV, drawing: Drawing) -> State:
