@@ -109,6 +109,9 @@ class Rules:
         ]
         return [out] * len(equation.outvars), moves, 0.0
 
+    def _optimization_barrier(self, equation: Any, given: list[Place]):
+        return given, [], 0.0
+
     def _transpose(self, equation: Any, given: list[Place]):
         return [Place(tuple(given[0].dims[i] for i in equation.params["permutation"]), given[0].anywhere)], [], 0.0
 

@@ -183,6 +183,10 @@ def _cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int) -> tupl
         name = one.primitive.name
         for i, (value, place) in enumerate(zip(one.outvars, found, strict=True)):
             known[value] = place
+            if name == "optimization_barrier":
+                roots[value] = roots.get(one.invars[i], nothing)
+                same[value] = same.get(one.invars[i], one.invars[i])
+                continue
             constant = name in ("broadcast_in_dim", "iota") and all(math.prod(v.aval.shape) == 1 for v in one.invars)
             # A constraint that gathers makes another array.
             if constant or (name in _SAME and not inner.moved) or (name in _FUSED and value not in read_whole):
