@@ -228,8 +228,7 @@ def _forward(loss, chunks, x_BTD, head, targets_BT, weights_BT):
     d_x = _joined(d_x, chunks)
     d_kernel_DV = d_kernel_PDV.sum(0)
     if places > 1:
-        # Summed over devices before anything goes further back, or the sum of each would be kept until then.
-        d_x, d_kernel_DV = jax.lax.optimization_barrier((d_x, sharding.constrained(d_kernel_DV, ("embed", "vocab"))))
+        d_kernel_DV = sharding.constrained(d_kernel_DV, ("embed", "vocab"))
     d_bias_V = None if d_bias_PV is None else d_bias_PV.sum(0)
     return sums, (d_x, head.replace(kernel_VD=d_kernel_DV.T.astype(head.kernel_VD.dtype), bias_V=d_bias_V))
 

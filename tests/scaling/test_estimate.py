@@ -187,6 +187,18 @@ def test_what_only_reductions_read_is_not_kept():
     assert cost.peak == 64 * 32 * 4
 
 
+def test_a_barrier_makes_nothing_and_leaves_all_where_it_is():
+    def product(x, y):
+        x, y = jax.lax.optimization_barrier((x @ x.T, y))
+        return jnp.sin(x).sum(), y
+
+    arrays, places = [jax.ShapeDtypeStruct((64, 64), jnp.float32)] * 2, [Place((("data",), ())), Place(((), ("tensor",)))]
+    cost, found, _ = tracing.cost(jax.make_jaxpr(product)(*arrays).jaxpr, places, RULES)
+    plain, without, _ = tracing.cost(jax.make_jaxpr(lambda x, y: (jnp.sin(x @ x.T).sum(), y))(*arrays).jaxpr, places, RULES)
+    assert found == without and found[1] == places[1]
+    assert cost.peak == plain.peak > 0
+
+
 def test_an_axis_divides_an_array_once():
     _, place, _ = placed(
         lambda x, y, w: x.T @ y + w, ((64, 32), ("fsdp", None)), ((64, 16), ("fsdp", None)), ((32, 16), ("fsdp", None))
