@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training.common import results
 
 from taxonomy import registry, sharding, spec
 from taxonomy.errors import UserError
 from taxonomy.layers.context import Context
 from taxonomy.layers.relative import alibi_slopes
-from tests.training.common import results
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.standard_normal((2, 7, 3, 16)).astype(np.float32)
