@@ -59,7 +59,7 @@ def through(
     params: of all turns, on a leading axis that stages divide.
     """
     stages = sharding.stages()
-    each, numbers_S = number // stages, jnp.arange(stages)
+    each = number // stages
     common = {name: getattr(context, name) for name in _COMMON}
     context = context.replace(**dict.fromkeys(_COMMON))
     params = jax.tree.map(lambda a: a.reshape(stages, -1, *a.shape[1:]), params)
@@ -71,7 +71,7 @@ def through(
 
     def at(place: int, one: Any, other: Any) -> Any:
         """One thing at this stage, the other one at all others."""
-        return jax.tree.map(lambda a, b: jnp.where((numbers_S == place).reshape(-1, *(1,) * (a.ndim - 1)), a, b), one, other)
+        return jax.tree.map(lambda a, b: _chosen(place, a, b), one, other)
 
     def step(carry, i):
         held, waiting = carry
@@ -118,8 +118,13 @@ def _moved(a: jax.Array, step: int) -> jax.Array:
     """What each stage held at the stage so many steps on; what comes from nowhere is zero."""
     stages = a.shape[0]
     pairs = [(i, i + step) for i in range(stages) if 0 <= i + step < stages]
-    place = PartitionSpec(STAGE, _rows(a.shape[1]), *_time(a.shape[1:]))
-    return sharding.locally(lambda a: jax.lax.ppermute(a, STAGE, pairs), (place,), place)(a)
+    return sharding.locally(lambda a: jax.lax.ppermute(a, STAGE, pairs), (_place(a),), _place(a))(a)
+
+
+def _chosen(stage: int, a: jax.Array, b: jax.Array) -> jax.Array:
+    """At one stage what it holds of the first array, at all others of the second; a backward pass needs no mask of all elements."""
+    own = lambda a, b: jax.lax.select(jax.lax.axis_index(STAGE) == stage, a, b)  # noqa: E731
+    return sharding.locally(own, (_place(a), _place(a)), _place(a))(a, b)
 
 
 def _divided(a: jax.Array, each: int) -> jax.Array:
@@ -134,6 +139,11 @@ def _joined(a: jax.Array, time: tuple) -> jax.Array:
     rows = a.shape[0] * a.shape[1] * a.shape[2]
     places = PartitionSpec(STAGE, None, _rows(a.shape[2]), *time), PartitionSpec(sharding.place("batch", rows), *time)
     return sharding.locally(lambda a: a.reshape(-1, *a.shape[3:]), places[:1], places[1])(a)
+
+
+def _place(a: jax.Array) -> PartitionSpec:
+    """Of a microbatch for each stage."""
+    return PartitionSpec(STAGE, _rows(a.shape[1]), *_time(a.shape[1:]))
 
 
 def _rows(rows: int) -> tuple[str, ...]:

@@ -137,6 +137,8 @@ class Device:
     process_index: int = 0
     platform: str = "cpu"
     device_kind: str = "cpu"
+    coords: tuple[int, ...] = ()
+    core_on_chip: int = 0
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,18 @@ def test_slices_are_taken_by_the_axes_that_send_little(text, slices, across):
         parts = np.split(slice_of, outer, axis)
         assert all((part == part.take([0], axis)).all() for part in parts), (axis, size)
         assert outer == 1 or (parts[0].take([0], axis) != parts[1].take([0], axis)).all()
+
+
+@pytest.mark.parametrize("text", ["fsdp:16,tensor:4", "fsdp:8,tensor:8", "stage:2,fsdp:8,tensor:4", "fsdp:32,tensor:2"])
+def test_axes_of_a_mesh_lie_along_the_torus(text):
+    """Whole axes of a slice of 4x4x4 or parts of them: who shares an axis of the mesh is a box of neighbours."""
+    devices = [Device(i, platform="tpu", device_kind="TPU v4", coords=at) for i, at in enumerate(np.ndindex(4, 4, 4))]
+    mesh = sharding.make_mesh(text, devices)
+    assert len({device.id for device in mesh.devices.flat}) == 64
+    for axis, size in enumerate(mesh.devices.shape):
+        for group in np.moveaxis(mesh.devices, axis, -1).reshape(-1, size):
+            coords = np.array([device.coords for device in group])
+            assert np.prod([len(set(along)) for along in coords.T]) == size
 
 
 def test_a_mesh_that_does_not_divide_over_slices_is_told_in_a_line():

@@ -119,12 +119,12 @@ def _exchanged(parts: Parts, queries: Queries, keys: Keys, scores: Scores) -> ja
         q_BTHK = jax.lax.all_to_all(queries.q_BTHK, parts.time, 2, 1, tiled=True)
         k_BGSK, v_BGSK = (jax.lax.all_to_all(a, parts.time, 1, 2, tiled=True) for a in (keys.k_BGSK, keys.v_BGSK))
         keys = dataclasses.replace(keys, k_BGSK=k_BGSK, v_BGSK=v_BGSK)
-        y_BTHK = attention.chunked(q_BTHK, queries.positions_BT, queries.segments_BT, keys, scores, queries.ranks_BT)
+        y_BTHK = attention.auto(q_BTHK, queries.positions_BT, queries.segments_BT, keys, scores, queries.ranks_BT)
         return jax.lax.all_to_all(y_BTHK, parts.time, 1, 2, tiled=True)
 
     keys = _with_heads(keys, parts.key_heads(keys.k_BGSK.shape[1], parts.count))
     specs = _specs(parts, queries, keys, scores, PartitionSpec(parts.batch), parts.heads + parts.time)
-    return sharding.locally(local, specs, parts.of_queries)(queries, keys, scores)
+    return sharding.locally(local, specs, parts.of_queries, checked=sharding.platform() != "tpu")(queries, keys, scores)
 
 
 def _in_ring(parts: Parts, queries: Queries, keys: Keys, scores: Scores, ring: Ring) -> jax.Array:

@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -113,14 +114,15 @@ def _kernel(window: int | None, ahead: int | None, time: int, heads: int, softca
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     sides = None if window is None else window - 1, ahead
     mask = masks.FullMask((time, time)) if sides == (None, None) else _Band((time, time), sides, 0)
-    # Arrays of the mask alone, whatever is being traced and on whatever mesh: its devices need not be there.
-    with jax.core.eval_context(), jax.set_mesh(None):
-        kernel = library.make_splash_mha(
-            masks.MultiHeadMask([mask] * heads),
-            block_sizes=library.BlockSizes(**{f"block_{name}": size for name in names}),
-            head_shards=1,
-            q_seq_shards=1,
-            attn_logits_soft_cap=softcap,
-            interpret=interpret,
-        )
-    return jax.tree.map(np.asarray, kernel)
+    make = functools.partial(
+        library.make_splash_mha,
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=library.BlockSizes(**{f"block_{name}": size for name in names}),
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=softcap,
+        interpret=interpret,
+    )
+    # Its arrays are of the mask alone. A thread knows nothing of what is being traced, nor of a mesh, whose devices need not be there.
+    with ThreadPoolExecutor(1) as apart:
+        return jax.tree.map(np.asarray, apart.submit(make).result())

@@ -170,7 +170,7 @@ def _cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int) -> tupl
     same: dict[_Value, Any] = {}
     sizes: dict[_Value, float] = {}
     total, steps, nothing = Cost(), [], frozenset()
-    fixed = set(given[:constants])
+    fixed, constant = set(given[:constants]), set()
     for one in equations:
         found_given = [known.setdefault(value, _nowhere(value)) for value in one.invars]
         inner, found, alike = _one(one, found_given, rules)
@@ -187,9 +187,10 @@ def _cost(jaxpr: Any, places: list[Place], rules: Rules, constants: int) -> tupl
                 roots[value] = roots.get(one.invars[i], nothing)
                 same[value] = same.get(one.invars[i], one.invars[i])
                 continue
-            constant = name in ("broadcast_in_dim", "iota") and all(math.prod(v.aval.shape) == 1 for v in one.invars)
+            if name in ("broadcast_in_dim", "iota") and all(math.prod(v.aval.shape) == 1 or v in constant for v in one.invars):
+                constant.add(value)
             # A constraint that gathers makes another array.
-            if constant or (name in _SAME and not inner.moved) or (name in _FUSED and value not in read_whole):
+            if value in constant or (name in _SAME and not inner.moved) or (name in _FUSED and value not in read_whole):
                 roots[value] = uses
                 if name in _SAME:
                     same[value] = same.get(one.invars[0], one.invars[0])

@@ -16,7 +16,7 @@ from taxonomy.training.loop import make_trainer
 from taxonomy.training.plan import abstract_batch, make_plan
 
 
-def both(case: Case, mesh: str = ""):
+def both(case: Case, mesh: str = "", way: str = "splash"):
     """Outputs and gradients by the arrays and the sinks: of the kernel on a mesh, and of the reference on one device."""
     positions, segments = case.coordinates()
     direction = np.random.default_rng(3).standard_normal((case.batch, case.time, case.heads, 8)).astype(np.float32)
@@ -35,7 +35,7 @@ def both(case: Case, mesh: str = ""):
     if not mesh:
         return jax.jit(run, static_argnums=0)("splash", *arrays), expected
     with jax.set_mesh(sharding.make_mesh(mesh, jax.devices()[: sharding.devices_of(mesh)])):
-        return jax.jit(run, static_argnums=0)("splash", *arrays), expected
+        return jax.jit(run, static_argnums=0)(way, *arrays), expected
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,24 @@ def both(case: Case, mesh: str = ""):
     ids=str,
 )
 def test_the_kernel_gives_the_reference_and_its_gradients(case, mesh):
-    found, expected = both(case, mesh)
+    assert_equal(case, *both(case, mesh))
+
+
+def assert_equal(case: Case, found, expected):
     for name, one, other in zip(("output", "queries", "keys", "values", "sinks"), found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=3e-5, err_msg=name)
         assert np.any(other) or (name == "sinks" and not case.sinks)
+
+
+@pytest.mark.parametrize("mesh", ["sequence:4", "data:2,sequence:2,tensor:2"])
+def test_an_exchange_of_heads_attends_by_the_kernel(mesh, monkeypatch):
+    """As on TPU, where every device has some heads of all of the sequence."""
+    made, calls = splash._kernel, []
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    monkeypatch.setattr(splash, "_kernel", lambda *size: calls.append(size) or made(*size[:-1], True))
+    case = Case(256, mask="local(window=140)", segments=True, sinks=True)
+    assert_equal(case, *both(case, mesh, "all_to_all"))
+    assert {(time, heads) for _, _, time, heads, *_ in calls} == {(256, 1)}
 
 
 def test_padding_is_not_seen():
@@ -140,12 +154,16 @@ def step(platform: str | None, **overrides):
     return trainer, trainer.trace(abstract_batch(plan, plan.batches.full))
 
 
-def test_a_step_for_tpu_has_the_kernel():
-    trainer, traced = step("TPU v4")
+@pytest.mark.parametrize("mesh", ["fsdp:2,tensor:2", "fsdp:2,sequence:2", "stage:2,fsdp:2"])
+def test_a_step_for_tpu_has_the_kernel(mesh):
+    trainer, traced = step("TPU v4", mesh=mesh)
     with trainer.scope():
         text = traced.lower(lowering_platforms=("tpu",)).as_text()
     # Forward, and backward for queries and for keys and values.
     assert text.count("tpu_custom_call") == 3
+
+
+def test_other_steps_have_no_kernel():
     for other in (
         step("NVIDIA H100"),
         step("TPU v4", **{"model.position": "alibi"}),

@@ -48,8 +48,9 @@ def both(name: str, overrides: dict):
                 "mesh": "stage:2,data:4",
                 "train.remat": "full",
                 "model.d_model": 128,
+                "model.context": 512,
                 "model.decoder": "6*block",
-                "train.batch_tokens": 16384,
+                "train.batch_tokens": 32768,
             },
         ),
         ("t5:tiny", {"mesh": "data:4,tensor:2", "train.batch_tokens": 8192}),
@@ -185,6 +186,19 @@ def test_what_only_reductions_read_is_not_kept():
     assert cost.peak == 0
     cost, *_ = tracing.cost(jax.make_jaxpr(lambda x: (x * x).T @ x)(x).jaxpr, [Place(((), ()))], RULES)
     assert cost.peak == 64 * 32 * 4
+
+
+def test_a_broadcast_of_a_constant_is_no_array():
+    """Also in steps, and where a scan reads it; that of an array is one."""
+
+    def scanned(row):
+        table = jnp.broadcast_to(jnp.broadcast_to(row, (1, 32)), (64, 32))
+        return jax.lax.scan(lambda x, _: (jnp.where(x > 0, x, table), None), jnp.ones((64, 32)), length=3)[0]
+
+    constant = jax.make_jaxpr(lambda: scanned(jnp.float32(2.0)))()
+    assert tracing.cost(constant.jaxpr, [], RULES)[0].peak == 0
+    given = jax.make_jaxpr(scanned)(jax.ShapeDtypeStruct((32,), jnp.float32))
+    assert tracing.cost(given.jaxpr, [Place(((),))], RULES)[0].peak == 64 * 32 * 4
 
 
 def test_a_barrier_makes_nothing_and_leaves_all_where_it_is():

@@ -16,6 +16,8 @@ PLANS = {
     "switch:c": ("v5p:8x8x8", FULL | {"mesh": "expert:512"}),
     "gpt2:774m": ("v5p:2x2x2", {"train.remat": "dots", "mesh": "fsdp:8", "train.microbatch_tokens": 131072}),
     "bert:large": ("v5e:4x4", FULL | {"mesh": "data:16"}),
+    "llama:3-8b": ("v5p:4x4x4", FULL | {"mesh": "stage:4,fsdp:16"}),
+    "llama:3.1-8b": ("v5p:4x4x4", FULL | {"mesh": "fsdp:16,sequence:4", "model.context": 8192}),
     "gpt3:6.7b": ("v5p:4x4x4", FULL | {"mesh": "fsdp:64", "train.batch_tokens": 2097152, "train.batch_ramp": "None"}),
 }
 # Last dimensions are stored in multiples of 128; those that weigh are 160 of gpt2's 1280 on a device, and 2080 of switch.
