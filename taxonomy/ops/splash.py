@@ -123,6 +123,6 @@ def _kernel(window: int | None, ahead: int | None, time: int, heads: int, softca
         attn_logits_soft_cap=softcap,
         interpret=interpret,
     )
-    # Its arrays are of the mask alone. A thread knows nothing of what is being traced, nor of a mesh, whose devices need not be there.
+    # Arrays of the mask alone: a thread knows nothing of what is being traced, nor of a mesh, whose devices need not be there.
     with ThreadPoolExecutor(1) as apart:
         return jax.tree.map(np.asarray, apart.submit(make).result())
