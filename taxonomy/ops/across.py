@@ -6,8 +6,9 @@ all_to_all  An exchange gives every device all of the sequence for some of the h
 ring        Keys and values travel from device to device, and each adds what they give to its own queries, with the softmax's sums
             in float32 (Liu et al. 2023, arXiv:2310.01889). Under a mask with a window they travel no further than it reaches.
 
-"auto" takes a ring where a window ends it early and less is sent so. Else it exchanges where heads divide, for under a causal mask
-half of what a ring computes is masked, and the last device has all of the other half. Else it takes a ring, and it gathers where
+"auto" takes a ring where a window of at least a device's part ends it early and less is sent so. Else it exchanges where heads
+divide: under a causal mask half of what a ring computes is masked, and the last device has all of the other half; under a window
+shorter than a part most of it is; and on TPU what was exchanged goes to the kernel. Else it takes a ring, and it gathers where
 nothing else is possible: under dropout, whose random numbers are drawn for all weights at once, and masks that differ by head.
 """
 
@@ -22,6 +23,7 @@ from taxonomy import sharding
 from taxonomy.errors import UserError
 from taxonomy.ops import attention
 from taxonomy.ops.attention import Keys, Scores
+from taxonomy.ops.masks import AttentionMask
 from taxonomy.ops.ring import Queries, Ring, around
 
 Places = tuple[str, ...]
@@ -58,7 +60,7 @@ def attend(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, wa
     possible = [one for one, hindrance in hindrances.items() if hindrance is None]
     ring = Ring.of(parts.time, parts.count, keys, scores.mask) if "ring" in possible else None
     if way == "auto":
-        short = ring is not None and _sends_less(ring, parts, q_BTHK.shape[2], keys.k_BGSK.shape[1])
+        short = ring is not None and sharding.platform() != "tpu" and _pays(ring, parts, q_BTHK.shape, keys, scores.mask)
         way = next(one for one in (*["ring"] * short, "all_to_all", "ring", "gathered") if one in possible)
     if way not in possible:
         raise UserError(f"attention: '{way}' is impossible here: {hindrances[way]}; allowed: auto, {', '.join(possible)}")
@@ -69,10 +71,14 @@ def attend(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, wa
     return _in_ring(parts, queries, keys, scores, ring)
 
 
-def _sends_less(ring: Ring, parts: Parts, heads: int, groups: int) -> bool:
-    """Whether a ring ends early and sends less than an exchange, in heads of a device's tokens times devices."""
-    exchanged = (parts.count - 1) * (heads + parts.key_heads(groups, parts.count))
-    return ring.stops < parts.count and ring.sends * parts.count * parts.key_heads(groups) < exchanged
+def _pays(ring: Ring, parts: Parts, shape: tuple[int, ...], keys: Keys, mask: AttentionMask) -> bool:
+    """Whether a ring ends early, computes little that is masked, and sends less than an exchange."""
+    if ring.stops == parts.count or shape[1] // parts.count > mask.window + mask.ahead:
+        return False
+    # In heads of a device's tokens times devices.
+    groups = keys.k_BGSK.shape[1]
+    exchanged = (parts.count - 1) * (shape[2] + parts.key_heads(groups, parts.count))
+    return ring.sends * parts.count * parts.key_heads(groups) < exchanged
 
 
 def _hindrances(parts: Parts, queries: Queries, keys: Keys, scores: Scores) -> dict[str, str | None]:

@@ -189,12 +189,20 @@ def test_auto_goes_no_further_than_a_window():
     assert stops("local(window=9)", SEQUENCE, groups=1) == 2
     assert stops("local(window=10)", SEQUENCE, groups=1) == 3
     assert stops("around(sides=8)", SEQUENCE, groups=1) == 3
-    assert stops("local(window=1)", SEQUENCE) == 1
+    # Most of what a ring would compute is masked where parts are longer than the window.
+    assert stops("local(window=7)", SEQUENCE, groups=1) is None
+    assert stops("local(window=7)", SEQUENCE, heads=6, groups=2) == 2
     # Keys of every head would be sent twice; exchanged, all that a device has is sent but once, and a share of it stays.
     assert stops("local(window=17)", SEQUENCE, groups=4) is None
     # All there is to see: heads are exchanged where they divide, else keys go around.
     assert stops("causal", SEQUENCE) is None
     assert stops("causal", SEQUENCE, heads=6, groups=2) == 4
+
+
+def test_auto_exchanges_for_the_kernel_on_tpu(monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    assert stops("local(window=9)", SEQUENCE, groups=1) is None
+    assert stops("local(window=9)", SEQUENCE, heads=6, groups=2) == 2
 
 
 def test_what_is_impossible_is_told():
