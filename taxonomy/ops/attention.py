@@ -16,6 +16,8 @@ from taxonomy.errors import UserError, nearest
 from taxonomy.ops.masks import AttentionMask
 
 MASKED = -1e30  # finite, so that a row without any key (padding) stays finite
+# Of so many queries no weights are kept for the backward pass: chunk by chunk they are computed again.
+LONG = 1024
 
 
 @struct.dataclass
@@ -118,7 +120,10 @@ def reference(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores,
 
 
 def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q_ranks_BT=None) -> jax.Array:
-    """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`."""
+    """Queries in chunks, each against only the keys that its mask can reach. Equal to `reference`.
+
+    What the backward pass needs beside queries, keys and values is, from `LONG` queries on, the scores of one chunk at a time.
+    """
     time, mask = q_BTHK.shape[1], scores.mask
     size = max(64, -(-time // 16))
     if mask.by_head and keys.aligned and scores.bias is None and q_ranks_BT is None and time > size:
@@ -126,20 +131,23 @@ def chunked(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, q
 
         return dilated.attend(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
     # Tokens that all see may stand anywhere.
-    anywhere = mask.prefix and keys.prefix_BS is not None
-    if not keys.aligned or anywhere or mask.window is mask.ahead is None or time <= size:
+    before, after = (None, None) if mask.prefix and keys.prefix_BS is not None else (mask.window, mask.ahead)
+    if not keys.aligned or time <= size or (before is after is None and time < LONG):
         return reference(q_BTHK, q_positions_BT, q_segments_BT, keys, scores, q_ranks_BT)
-    if None not in (mask.window, mask.ahead) and size > max(64, mask.window + mask.ahead) and q_ranks_BT is None:
+    if None not in (before, after) and size > max(64, before + after) and q_ranks_BT is None:
         return _banded(q_BTHK, q_positions_BT, q_segments_BT, keys, scores)
-    outputs = []
+    outputs, block = [], _attend_block
+    # The random numbers of dropout are a module's, which no transformation may come between.
+    if time >= LONG and scores.dropout is None:
+        block = jax.checkpoint(_attend_block, static_argnums=5)
     for start in range(0, time, size):
         stop = min(start + size, time)
-        first = 0 if mask.window is None else max(0, (start - mask.window + 1) // 64 * 64)
-        last = time if mask.ahead is None else min(time, stop + mask.ahead)
+        first = 0 if before is None else max(0, (start - before + 1) // 64 * 64)
+        last = time if after is None else min(time, stop + after)
         rows = slice(start, stop)
         segments_BT, ranks_BT = (None if a is None else a[:, rows] for a in (q_segments_BT, q_ranks_BT))
         reached, offset = keys.between(first, last), start - first
-        outputs.append(_attend_block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, offset, ranks_BT))
+        outputs.append(block(q_BTHK[:, rows], q_positions_BT[:, rows], segments_BT, reached, scores, offset, ranks_BT))
     return heads_last(jnp.concatenate(outputs, 3))
 
 

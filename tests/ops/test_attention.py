@@ -153,6 +153,9 @@ CHUNKED = [
     Case(150, sinks=True, segments=True),
     Case(1100, mask="chunks(size=30)", sinks=True),
     Case(200, mask="chunks(size=70)", segments=True),
+    # So long that weights are computed again.
+    Case(1030, batch=1, heads=2, alibi=True, segments=True, sinks=True),
+    Case(1030, batch=1, heads=2, groups=1, mask="full", softcap=1.0),
 ]
 
 
@@ -177,8 +180,14 @@ def test_chunks_skip_what_no_query_sees():
     def products(mask: str, implementation: str, time: int = 1024) -> float:
         case = Case(time, batch=1, heads=1, groups=1, mask=mask)
         jaxpr = jax.make_jaxpr(lambda *arrays: case.attend(*arrays, implementation))(*case.arrays())
-        dots = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
-        return sum(np.prod(e.outvars[0].aval.shape) for e in dots if e.outvars[0].aval.shape[-1] != 8) / time**2
+        return sum(np.prod(shape) for shape in shapes(jaxpr) if shape[-1] != 8) / time**2
+
+    def shapes(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                yield equation.outvars[0].aval.shape
+            elif "jaxpr" in equation.params:
+                yield from shapes(equation.params["jaxpr"])
 
     assert products("causal", "reference") == 1.0
     assert 0.5 <= products("causal", "chunked") < 0.55
@@ -187,6 +196,16 @@ def test_chunks_skip_what_no_query_sees():
     for mask in ("local(window=64)", "around(sides=32)", "chunks(size=64)"):
         assert products(mask, "chunked") < 0.2
         assert 8192 * products(mask, "chunked", 8192) == 4096 * products(mask, "chunked", 4096) <= 3 * 64
+
+
+@pytest.mark.parametrize("case", [Case(1024, alibi=True), Case(1024, mask="full", sinks=True)], ids=str)
+def test_a_long_text_keeps_no_weights_for_the_backward_pass(case):
+    def kept(implementation: str) -> int:
+        pull = jax.eval_shape(lambda *arrays: jax.vjp(lambda *a: case.attend(*a, implementation), *arrays)[1], *case.arrays())
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull))
+
+    scores = 4 * case.batch * case.heads * case.time**2
+    assert kept("reference") > 2 * scores and kept("chunked") < 0.1 * scores
 
 
 def test_keys_that_are_not_aligned_are_not_skipped():
