@@ -174,6 +174,18 @@ def test_chunks_give_the_reference_and_its_gradients(case):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("mask", ["prefix", "permutation"])
+def test_long_chunks_see_prefixes_and_ranks(mask, monkeypatch):
+    """Keys that stand after a chunk of queries."""
+    monkeypatch.setattr(attention, "LONG", 150)
+    case = Case(150, mask=mask, segments=True)
+    (q, k, v), (positions, segments), tokens = case.arrays(), case.coordinates(), jnp.arange(150)
+    ranks = jnp.tile(tokens * 7 % 150, (2, 1)) if mask == "permutation" else None
+    keys = dataclasses.replace(keys_of(k, v, positions, segments, True), prefix_BS=positions < 9, ranks_BS=ranks)
+    ways = (attention.attend(q, positions, segments, keys, case.scores(), way, ranks) for way in ("chunked", "reference"))
+    np.testing.assert_allclose(*ways, rtol=1e-5, atol=2e-5)
+
+
 def test_chunks_skip_what_no_query_sees():
     """Of all T x T products, causal chunks compute about half and windows a band, whose area grows with the length alone."""
 
