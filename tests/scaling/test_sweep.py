@@ -60,10 +60,11 @@ def desk(tmp_path_factory, command):
     return desk
 
 
-def environment(**more):
+def environment(desk, **more):
     """A user's, but for cheap compilation that is kept, and prepared text of the tests' own."""
     kept = {name: os.environ[name] for name in os.environ if name != "XLA_FLAGS"}
     return kept | {
+        "TAXONOMY_CACHE": str(desk / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
@@ -75,7 +76,8 @@ def environment(**more):
 
 def run(desk, command, code=0, **more):
     words = shlex.split(command.removeprefix("python "))
-    done = subprocess.run([sys.executable, *words], cwd=desk, env=environment(**more), capture_output=True, text=True, timeout=600)
+    place = {"cwd": desk, "env": environment(desk, **more)}
+    done = subprocess.run([sys.executable, *words], **place, capture_output=True, text=True, timeout=600)
     assert done.returncode == code, done.stderr[-2000:]
     return done.stdout if code == 0 else done.stderr
 
@@ -144,7 +146,7 @@ def test_a_study_survives_kills(desk):
 
     def start(workdir):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([*words, f"--workdir={workdir}"], cwd=desk, env=environment(), **quiet)
+        return subprocess.Popen([*words, f"--workdir={workdir}"], cwd=desk, env=environment(desk), **quiet)
 
     assert start("undisturbed").wait(timeout=600) == 0
     generator, kills, disturbed = random.Random(1), 0, desk / "disturbed"

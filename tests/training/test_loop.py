@@ -27,9 +27,11 @@ def command(tmp_path_factory):
     return commands(tmp_path_factory.getbasetemp())
 
 
-@pytest.fixture(autouse=True)
-def cache(command, monkeypatch):
-    monkeypatch.setenv("TAXONOMY_CACHE", str(command.cache))
+@pytest.fixture(scope="module", autouse=True)
+def cache(command):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TAXONOMY_CACHE", str(command.cache))
+        yield
 
 
 @functools.cache
@@ -44,9 +46,8 @@ def config(command):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, command, config):
+def finished(tmp_path_factory, cache, config):
     """A run to its end, with its workdir's log and files."""
-    os.environ["TAXONOMY_CACHE"] = str(command.cache)
     workdir = tmp_path_factory.mktemp("loop") / "run"
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     run = loop.train(config(), workdir)
@@ -115,7 +116,6 @@ def test_a_stop_during_an_evaluation_is_heeded_and_costs_nothing(finished, confi
     assert e.value.exit_code == 42 and len(calls) == 1
     assert checkpoints.Checkpoints(tmp_path / "run").steps()[-1] == 8
     monkeypatch.undo()
-    os.environ["TAXONOMY_CACHE"] = str(finished[0].prepared.directory.parent.parent)
     run = loop.train(config(), tmp_path / "run")
     assert_same_params((run.state.params, run.state.opt_state), (finished[0].state.params, finished[0].state.opt_state))
     assert reproducible(tmp_path / "run") == reproducible(finished[1])
@@ -129,13 +129,11 @@ def test_a_stop_at_the_end_leaves_the_evaluation_to_do(finished, config, tmp_pat
         loop.train(config(), tmp_path / "whole")
         monkeypatch.undo()
         call = len(calls) * 2 // 3 + 1  # the first of the third evaluation
-        os.environ["TAXONOMY_CACHE"] = str(finished[0].prepared.directory.parent.parent)
     interrupt(method, call)
     with pytest.raises(Preempted, match="saved step 20 to"):
         loop.train(config(), tmp_path / "run")
     assert not any("validation_loss" in line for line in reproducible(tmp_path / "run") if line["step"] == 20)
     monkeypatch.undo()
-    os.environ["TAXONOMY_CACHE"] = str(finished[0].prepared.directory.parent.parent)
     loop.train(config(), tmp_path / "run")
     assert reproducible(tmp_path / "run") == reproducible(finished[1])
 
@@ -177,7 +175,6 @@ def test_two_bad_updates_are_survived_and_three_are_not(config, tmp_path, monkey
     assert run.step == 12 and all(np.isfinite(a).all() for a in jax.tree.leaves(host(run.state.params)))
 
     monkeypatch.undo()
-    monkeypatch.setenv("TAXONOMY_CACHE", str(run.prepared.directory.parent.parent))
     poisoned(monkeypatch, {5, 6, 7})
     with pytest.raises(Diverged, match=r"^step 7: 3 updates in a row were not finite; the last good checkpoint is kept$") as e:
         loop.train(config(**changes, train__steps=12), tmp_path / "lost")
