@@ -60,7 +60,7 @@ def attend(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, wa
     possible = [one for one, hindrance in hindrances.items() if hindrance is None]
     ring = Ring.of(parts.time, parts.count, keys, scores.mask) if "ring" in possible else None
     if way == "auto":
-        short = ring is not None and sharding.platform() != "tpu" and _pays(ring, parts, q_BTHK.shape, keys, scores.mask)
+        short = ring is not None and _pays(ring, parts, q_BTHK.shape, keys, scores.mask)
         way = next(one for one in (*["ring"] * short, "all_to_all", "ring", "gathered") if one in possible)
     if way not in possible:
         raise UserError(f"attention: '{way}' is impossible here: {hindrances[way]}; allowed: auto, {', '.join(possible)}")
@@ -72,8 +72,8 @@ def attend(q_BTHK, q_positions_BT, q_segments_BT, keys: Keys, scores: Scores, wa
 
 
 def _pays(ring: Ring, parts: Parts, shape: tuple[int, ...], keys: Keys, mask: AttentionMask) -> bool:
-    """Whether a ring ends early, computes little that is masked, and sends less than an exchange."""
-    if ring.stops == parts.count or shape[1] // parts.count > mask.window + mask.ahead:
+    """Whether a ring ends early, computes little that is masked, and sends less than an exchange, which the kernel could follow."""
+    if sharding.platform() == "tpu" or ring.stops == parts.count or shape[1] // parts.count > mask.window + mask.ahead:
         return False
     # In heads of a device's tokens times devices.
     groups = keys.k_BGSK.shape[1]
